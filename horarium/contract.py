@@ -1,0 +1,209 @@
+"""The wire contract: what a service in any language needs to know to use Horarium.
+
+Names of workflows, signals, updates, queries, queues and search attributes, and the JSON that goes
+with each. `docs/contract.md` is generated from here. Fields may be added to a model, never removed or
+given another meaning; the strings never change.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from horarium.definitions import Limits
+
+# Names
+RUN_WORKFLOW = "AgentRun"
+ENGINE_QUEUE = "horarium"
+TOOL_QUEUE_PREFIX = "horarium-tools-"
+
+UPDATE_DECIDE = "decide"
+SIGNAL_APPROVE = "approve"
+SIGNAL_REJECT = "reject"
+SIGNAL_MESSAGE = "message"
+SIGNAL_RESOLVE = "resolve"
+QUERY_STATUS = "status"
+QUERY_APPROVALS = "approvals"
+QUERY_STEPS = "steps"
+
+SEARCH_AGENT = "HorariumAgent"
+SEARCH_STATUS = "HorariumStatus"
+SEARCH_THREAD = "HorariumThread"
+SEARCH_TENANT = "HorariumTenant"
+SEARCH_ATTRIBUTES = (SEARCH_AGENT, SEARCH_STATUS, SEARCH_THREAD, SEARCH_TENANT)
+
+# Sizes
+MAX_INLINE_INPUT_CHARS = 16_000
+MAX_OUTPUT_CHARS = 4_000
+MAX_MESSAGE_CHARS = 16_000
+
+Status = Literal[
+    "queued", "in_progress", "requires_action", "completed", "incomplete", "failed", "cancelled", "expired"
+]
+OPEN_STATUSES: tuple[Status, ...] = ("queued", "in_progress", "requires_action")
+StepKind = Literal["model_call", "tool_call", "memory_write", "handoff", "approval"]
+StepStatus = Literal[
+    "claimed", "completed", "failed", "rejected", "skipped", "cancelled", "unknown", "pending"
+]
+Verdict = Literal["approve", "reject"]
+
+
+class Wire(BaseModel):
+    """Base of what crosses the wire: unknown fields are ignored, so that old and new can talk."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class RunRequest(Wire):
+    """The one argument of the `AgentRun` workflow. Its workflow id is the run's id."""
+
+    agent: str = Field(description="The agent's name.")
+    input: str | None = Field(
+        default=None,
+        max_length=MAX_INLINE_INPUT_CHARS,
+        description="What the person asks. It stays in Temporal's history; put longer or private text into the ledger "
+        "with the Python client, which does so by itself.",
+    )
+    version: int | None = Field(default=None, ge=1, description="Of the agent. None: the newest.")
+    thread: str | None = Field(default=None, description="The conversation to go on with. None: a new one.")
+    tenant: str = Field(default="default", max_length=64, description="Whose run it is.")
+    requested_by: str | None = Field(default=None, max_length=200, description="Who started it.")
+    resume_from: str | None = Field(
+        default=None, description="A run that ended early: continue after its last settled step."
+    )
+    limits: Limits | None = Field(default=None, description="Instead of the agent's own.")
+    metadata: dict[str, str] = Field(default={}, description="Yours; shown and stored, at most 16 entries.", max_length=16)
+    continue_as_new_after: int | None = Field(
+        default=None, ge=1, description="Steps before the workflow continues as new. None: when Temporal suggests it."
+    )
+    carried: dict[str, Any] | None = Field(
+        default=None, description="The engine's own, when it continues as new. Leave it out."
+    )
+
+
+class Usage(Wire):
+    """What a run or step has used. Tokens are counted by the provider."""
+
+    input_tokens: int = Field(default=0, ge=0)
+    output_tokens: int = Field(default=0, ge=0)
+    cost_micro_usd: int = Field(default=0, ge=0, description="Millionths of a dollar; 0 without a price.")
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost_micro_usd=self.cost_micro_usd + other.cost_micro_usd,
+        )
+
+
+class RunResult(Wire):
+    """What a run ended with; the result of the workflow, or the first detail of its failure."""
+
+    run: str
+    thread: str
+    agent: str
+    version: int
+    status: Status
+    reason: str | None = Field(
+        default=None, description="Why it ended, when not completed: a limit's name, or an error's code."
+    )
+    message: str | None = Field(default=None, description="The reason in words.")
+    output: str = Field(
+        default="", max_length=MAX_OUTPUT_CHARS, description="The final answer, cut; the ledger has the whole."
+    )
+    output_truncated: bool = False
+    turns: int = 0
+    steps: int = 0
+    usage: Usage = Usage()
+
+
+class Waiting(Wire):
+    """What a run in `requires_action` waits for."""
+
+    kind: Literal["approval", "unknown_outcome", "held_step"]
+    id: str = Field(description="The approval's id, or the step's.")
+    tool: str | None = None
+    text: str = Field(description="In words.")
+
+
+class RunStatus(Wire):
+    """Answer of the query `status`."""
+
+    run: str
+    thread: str | None
+    agent: str
+    version: int | None
+    status: Status
+    reason: str | None = None
+    waiting_for: tuple[Waiting, ...] = ()
+    turns: int = 0
+    steps: int = 0
+    usage: Usage = Usage()
+    refused_signals: tuple[str, ...] = Field(default=(), description="The latest signals that did not count, and why.")
+
+
+class Approval(Wire):
+    """One pending or decided question; the query `approvals` answers with a list of them."""
+
+    id: str
+    run: str
+    step: str = Field(description="The tool call it guards.")
+    tool: str
+    effect: str
+    digest: str = Field(description="Send it back with the decision: it binds to these very arguments.")
+    preview: str = Field(description="The arguments as JSON, cut at 500 characters; the ledger has the whole.")
+    status: Literal["pending", "approved", "rejected", "withdrawn"]
+    requested_at: datetime
+    decided_at: datetime | None = None
+    decided_by: str | None = None
+    comment: str | None = None
+
+
+class Decision(Wire):
+    """Payload of the signals `approve` and `reject` and of the update `decide`."""
+
+    approval: str = Field(description="The approval's id.")
+    digest: str = Field(description="The digest that was shown.")
+    by: str = Field(min_length=1, max_length=200, description="Who decides.")
+    verdict: Verdict | None = Field(default=None, description="Needed by `decide`; the signals imply it.")
+    comment: str | None = Field(default=None, max_length=2_000, description="The model is told, when it is a rejection.")
+
+
+class ApprovalState(Wire):
+    """Answer of the update `decide`."""
+
+    approval: Approval
+    repeated: bool = Field(default=False, description="The same decision had been made before; nothing changed.")
+
+
+class Message(Wire):
+    """Payload of the signal `message`: more input for a run in progress, read before its next turn."""
+
+    text: str = Field(min_length=1, max_length=MAX_MESSAGE_CHARS)
+    by: str | None = Field(default=None, max_length=200)
+
+
+class Resolution(Wire):
+    """Payload of the signal `resolve`: how to go on with a held step or an unknown outcome.
+
+    `retry`: do it (again), with the same key: say it when it did not happen. `supply`: it happened, or is not
+    needed; `output` is its result. `skip`: leave it undone and tell the model. `fail`: end the run.
+    """
+
+    step: str = Field(description="The step's id.")
+    verdict: Literal["retry", "supply", "skip", "fail"]
+    by: str = Field(min_length=1, max_length=200)
+    output: str | None = Field(default=None, max_length=MAX_MESSAGE_CHARS)
+    comment: str | None = Field(default=None, max_length=2_000)
+
+
+class StepSummary(Wire):
+    """One row of the query `steps`, which has the latest 200; the ledger has all, with their content."""
+
+    id: str
+    kind: StepKind
+    name: str
+    status: StepStatus
+    note: str | None = None

@@ -1,0 +1,178 @@
+"""Everything this package raises on purpose.
+
+HorariumError               code, a sentence, and what to do next
+├── ConfigError             you can fix it before starting
+│   └── ToolImportClash     a tool imports a name that is the engine's here
+├── NotFound                RunNotFound, AgentNotFound, ThreadNotFound, ApprovalNotFound, ToolUnavailable
+├── Conflict                RunExists, ThreadBusy, AlreadyRunning
+├── Unreachable             Temporal or the ledger does not answer
+├── ModelError
+│   ├── ModelUnavailable    timeout, 429, 5xx: tried again
+│   ├── ModelRejected       the provider calls the request wrong: not tried again
+│   └── ModelAuthFailed     the credential was not accepted: not tried again
+├── StepBlocked             a claim that must not go on: outcome unknown
+└── ToolError               a tool says: not done, tell the model why
+
+Callers branch on the class or on `code`, which is stable; never on the text.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import ClassVar
+
+
+class HorariumError(Exception):
+    """Base of every error raised on purpose. `code` is stable; `hint` says what to do next."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class ConfigError(HorariumError):
+    """A definition or a setting is wrong; nothing was started."""
+
+    code = "config"
+
+
+class ToolImportClash(ConfigError):
+    """A tool imports a top-level name that belongs to the engine in this process."""
+
+    code = "tool_import_clash"
+
+
+class NotFound(HorariumError):
+    """The thing named does not exist."""
+
+    code = "not_found"
+
+
+class RunNotFound(NotFound):
+    """No run has this id."""
+
+    code = "run_not_found"
+
+
+class AgentNotFound(NotFound):
+    """No agent has this name, or not in this version."""
+
+    code = "agent_not_found"
+
+
+class ThreadNotFound(NotFound):
+    """No thread has this id, or it was deleted."""
+
+    code = "thread_not_found"
+
+
+class ApprovalNotFound(NotFound):
+    """No approval has this id in this run."""
+
+    code = "approval_not_found"
+
+
+class ToolUnavailable(NotFound):
+    """An agent names a tool that no worker serves."""
+
+    code = "tool_unavailable"
+
+
+class Conflict(HorariumError):
+    """The request contradicts what already stands."""
+
+    code = "conflict"
+
+
+class RunExists(Conflict):
+    """The key was used before, for another request."""
+
+    code = "run_exists"
+
+
+class ThreadBusy(Conflict):
+    """Another run of this thread is open; a thread has one open run at a time."""
+
+    code = "thread_busy"
+
+
+class ApprovalAlreadyDecided(Conflict):
+    """Someone answered this approval first, with the other verdict."""
+
+    code = "approval_already_decided"
+
+
+class DigestMismatch(Conflict):
+    """The decision was made on other arguments than those that wait."""
+
+    code = "digest_mismatch"
+
+
+class AlreadyRunning(Conflict):
+    """Another `horarium up` owns this state directory."""
+
+    code = "already_running"
+
+
+class Unreachable(HorariumError):
+    """A server we need does not answer."""
+
+    code = "unreachable"
+
+
+class ModelError(HorariumError):
+    """The model side went wrong."""
+
+    code = "model_error"
+
+
+class ModelUnavailable(ModelError):
+    """Timeout, connection, 408, 409, 429 or 5xx. Tried again, after `retry_after` when the provider named one."""
+
+    code = "model_unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after: timedelta | None = None,
+        throttled: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+        self.throttled = throttled
+
+
+class ModelRejected(ModelError):
+    """The provider says the request itself is wrong (400, 404, 413, 422). Not tried again."""
+
+    code = "model_rejected"
+
+
+class ModelAuthFailed(ModelError):
+    """The provider did not accept the credential (401, 403). Not tried again."""
+
+    code = "model_auth_failed"
+
+
+class StepBlocked(HorariumError):
+    """The step may not be performed: an earlier attempt claimed it and nobody knows its outcome."""
+
+    code = "step_blocked"
+
+
+class ToolError(HorariumError):
+    """Raise it in a tool to say: this was not done, and the model should be told why.
+
+    For a tool of effect `external` it is the promise that nothing happened; any other
+    exception leaves the outcome unknown, and a person is asked.
+    """
+
+    code = "tool_error"

@@ -1,0 +1,61 @@
+"""Ids, and the one way to derive each.
+
+Ids made by a client are ULIDs; ids made inside a run are derived from the run, because
+workflow code has no dice. Both look alike: `<prefix>_` and 26 characters of Crockford base32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from ulid import ULID
+
+RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,199}$")
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_run_id() -> str:
+    """A fresh `run_<ulid>`; sorts by time."""
+    return f"run_{ULID()}"
+
+
+def new_thread_id() -> str:
+    """A fresh `thr_<ulid>`; sorts by time."""
+    return f"thr_{ULID()}"
+
+
+def run_id_for_key(tenant: str, key: str) -> str:
+    """The run id that an idempotency key always leads to, within a tenant."""
+    return f"run_{_derived(f'run\0{tenant}\0{key}')}"
+
+
+def thread_id_for_run(run_id: str) -> str:
+    """The thread of a run that was started without one."""
+    return f"thr_{_derived(f'thread\0{run_id}')}"
+
+
+def step_id(run_id: str, number: int) -> str:
+    """`run_…/0007`."""
+    return f"{run_id}/{number:04d}"
+
+
+def split_step_id(step: str) -> tuple[str, int]:
+    """The run id and the number of a step id."""
+    run_id, _, number = step.rpartition("/")
+    return run_id, int(number)
+
+
+def approval_id(step: str) -> str:
+    """The approval that guards a step; one for each, so it needs no dice."""
+    return f"apr_{_derived(f'approval\0{step}')}"
+
+
+def idempotency_key(run_id: str, call_id: str) -> str:
+    """The key a tool or a model gets: the same on every attempt and on every resumed run."""
+    return f"horarium/{run_id}/{call_id}"
+
+
+def _derived(text: str) -> str:
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))

