@@ -88,6 +88,11 @@ def clean(value: Any) -> Cleaned:
     return Cleaned(text, None, tuple(dict.fromkeys(changes)))
 
 
+def clean_json(value: Any) -> Any:
+    """JSON-like data with every string storable and every number finite."""
+    return _plain(value, [], 0)
+
+
 def cut(text: str, size_bytes: int) -> str:
     """Head and tail of a long text, with a note of what is missing between them."""
     if len(text) <= HEAD_CHARS + TAIL_CHARS:
@@ -109,8 +114,13 @@ def _plain(value: Any, changes: list[str], depth: int) -> Any:
         changes.append("nested_too_deep")
         return "…"
     match value:
-        case None | bool() | int():
+        case None | bool():
             return value
+        case int():
+            if -(2**63) <= value < 2**63:
+                return value
+            changes.append("number_too_large")
+            return str(value) if abs(value) < 10**4000 else hex(value)
         case float():
             if math.isfinite(value):
                 return value

@@ -44,9 +44,7 @@ Status = Literal[
 ]
 OPEN_STATUSES: tuple[Status, ...] = ("queued", "in_progress", "requires_action")
 StepKind = Literal["model_call", "tool_call", "memory_write", "handoff", "approval"]
-StepStatus = Literal[
-    "claimed", "completed", "failed", "rejected", "skipped", "cancelled", "unknown", "pending"
-]
+StepStatus = Literal["claimed", "completed", "failed", "rejected", "skipped", "cancelled", "unknown", "pending"]
 Verdict = Literal["approve", "reject"]
 
 
@@ -74,9 +72,13 @@ class RunRequest(Wire):
         default=None, description="A run that ended early: continue after its last settled step."
     )
     limits: Limits | None = Field(default=None, description="Instead of the agent's own.")
-    metadata: dict[str, str] = Field(default={}, description="Yours; shown and stored, at most 16 entries.", max_length=16)
+    metadata: dict[str, str] = Field(
+        default={}, description="Yours; shown and stored, at most 16 entries.", max_length=16
+    )
     continue_as_new_after: int | None = Field(
-        default=None, ge=1, description="Steps before the workflow continues as new. None: when Temporal suggests it."
+        default=None,
+        ge=1,
+        description="Steps before the workflow continues as new. None: when Temporal suggests it.",
     )
     carried: dict[str, Any] | None = Field(
         default=None, description="The engine's own, when it continues as new. Leave it out."
@@ -111,7 +113,9 @@ class RunResult(Wire):
     )
     message: str | None = Field(default=None, description="The reason in words.")
     output: str = Field(
-        default="", max_length=MAX_OUTPUT_CHARS, description="The final answer, cut; the ledger has the whole."
+        default="",
+        max_length=MAX_OUTPUT_CHARS,
+        description="The final answer, cut; the ledger has the whole.",
     )
     output_truncated: bool = False
     turns: int = 0
@@ -168,7 +172,9 @@ class Decision(Wire):
     digest: str = Field(description="The digest that was shown.")
     by: str = Field(min_length=1, max_length=200, description="Who decides.")
     verdict: Verdict | None = Field(default=None, description="Needed by `decide`; the signals imply it.")
-    comment: str | None = Field(default=None, max_length=2_000, description="The model is told, when it is a rejection.")
+    comment: str | None = Field(
+        default=None, max_length=2_000, description="The model is told, when it is a rejection."
+    )
 
 
 class ApprovalState(Wire):

@@ -90,7 +90,8 @@ class Agent(Definition):
     instructions: str = Field(default="", description="The system prompt; in YAML, `instructions_file` names its file.")
     tools: tuple[str, ...] = Field(default=(), description="Names of tools, as their workers announce them.")
     procedure: tuple[str, ...] = Field(
-        default=(), description="The tools in the order to be called: each turn offers the model only the next."
+        default=(),
+        description="The tools in the order to be called: each turn offers the model only the next.",
     )
     memory: Memory | None = Field(default=None, description="None: the agent remembers nothing between threads.")
     limits: Limits = Limits()

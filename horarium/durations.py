@@ -16,7 +16,7 @@ def duration(value: Any) -> Any:
     Raises:
         ValueError: A string that is neither of this form nor ISO 8601 (`PT15M`).
     """
-    if isinstance(value, bool) or isinstance(value, int | float):
+    if isinstance(value, (bool, int | float)):
         raise ValueError(f"a duration needs a unit: '{value}s'?")
     if not isinstance(value, str) or value.startswith(("P", "-P")):
         return value

@@ -10,7 +10,7 @@ HorariumError               code, a sentence, and what to do next
 │   ├── ModelUnavailable    timeout, 429, 5xx: tried again
 │   ├── ModelRejected       the provider calls the request wrong: not tried again
 │   └── ModelAuthFailed     the credential was not accepted: not tried again
-├── StepBlocked             a claim that must not go on: outcome unknown
+├── StepBlocked             a claim that must not go on: OutcomeUnknown, StepCrashes, NotApproved
 └── ToolError               a tool says: not done, tell the model why
 
 Callers branch on the class or on `code`, which is stable; never on the text.
@@ -163,9 +163,27 @@ class ModelAuthFailed(ModelError):
 
 
 class StepBlocked(HorariumError):
-    """The step may not be performed: an earlier attempt claimed it and nobody knows its outcome."""
+    """The step may not be performed."""
 
     code = "step_blocked"
+
+
+class OutcomeUnknown(StepBlocked):
+    """An earlier attempt claimed an external effect and nobody knows whether it happened."""
+
+    code = "outcome_unknown"
+
+
+class StepCrashes(StepBlocked):
+    """The step took its worker down again and again."""
+
+    code = "step_crashes"
+
+
+class NotApproved(StepBlocked):
+    """The ledger has no approval for exactly this call."""
+
+    code = "not_approved"
 
 
 class ToolError(HorariumError):

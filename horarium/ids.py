@@ -27,12 +27,12 @@ def new_thread_id() -> str:
 
 def run_id_for_key(tenant: str, key: str) -> str:
     """The run id that an idempotency key always leads to, within a tenant."""
-    return f"run_{_derived(f'run\0{tenant}\0{key}')}"
+    return f"run_{_derived('run', tenant, key)}"
 
 
 def thread_id_for_run(run_id: str) -> str:
     """The thread of a run that was started without one."""
-    return f"thr_{_derived(f'thread\0{run_id}')}"
+    return f"thr_{_derived('thread', run_id)}"
 
 
 def step_id(run_id: str, number: int) -> str:
@@ -48,7 +48,7 @@ def split_step_id(step: str) -> tuple[str, int]:
 
 def approval_id(step: str) -> str:
     """The approval that guards a step; one for each, so it needs no dice."""
-    return f"apr_{_derived(f'approval\0{step}')}"
+    return f"apr_{_derived('approval', step)}"
 
 
 def idempotency_key(run_id: str, call_id: str) -> str:
@@ -56,6 +56,6 @@ def idempotency_key(run_id: str, call_id: str) -> str:
     return f"horarium/{run_id}/{call_id}"
 
 
-def _derived(text: str) -> str:
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+def _derived(*parts: str) -> str:
+    number = int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:16], "big")
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))

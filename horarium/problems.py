@@ -30,7 +30,9 @@ def line_of(text: str, path: Sequence[str | int]) -> int:
     lines = text.splitlines()
     at, found = 0, 1
     for key in (part for part in path if isinstance(part, str)):
-        pattern = re.compile(rf"^\s*(?:-\s*)?[\[\"'.\w{{]*?\b{re.escape(key)}\b[\"']?\s*[\]:=.]|[{{,]\s*[\"']?{re.escape(key)}[\"']?\s*[:=]")
+        pattern = re.compile(
+            rf"^\s*(?:-\s*)?[\[\"'.\w{{]*?\b{re.escape(key)}\b[\"']?\s*[\]:=.]|[{{,]\s*[\"']?{re.escape(key)}[\"']?\s*[:=]"
+        )
         for number in range(at, len(lines)):
             if pattern.search(lines[number]):
                 at, found = number, number + 1

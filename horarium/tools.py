@@ -49,7 +49,9 @@ class ToolSpec(BaseModel):
     effect: Effect = Effect.EXTERNAL
     timeout: timedelta = Field(default=timedelta(minutes=5), description="For one attempt.")
     attempts: int = Field(
-        default=3, ge=1, description="Failed attempts before giving up; crashes of the worker are not counted."
+        default=3,
+        ge=1,
+        description="Failed attempts before giving up; crashes of the worker are not counted.",
     )
     has_verify: bool = Field(default=False, description="The tool can say whether a call happened.")
 
@@ -64,7 +66,8 @@ class ToolContext:
     """What a tool may ask about the call it is in. Declare a parameter of this type to get it.
 
     `idempotency_key` is the same on every attempt of this call and new for every approved call: hand it to
-    the service you call. `attempt` counts from 1.
+    the service you call. `attempt` counts from 1. A sync tool that takes long asks `cancelled()` now and then, and
+    raises `ToolError` when it stopped without having done anything.
     """
 
     run_id: str
@@ -73,6 +76,7 @@ class ToolContext:
     attempt: int
     agent: str
     tenant: str
+    cancelled: Callable[[], bool] = field(default=lambda: False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,10 @@ class NotPerformed:
     """A `verify` probe's answer: the call did not happen; it may be made."""
 
 
-Verify = Callable[[ToolContext, dict[str, Any]], "Performed | NotPerformed | None | Awaitable[Performed | NotPerformed | None]"]
+Verify = Callable[
+    [ToolContext, dict[str, Any]],
+    "Performed | NotPerformed | Awaitable[Performed | NotPerformed | None] | None",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +229,16 @@ def _make(
             )
         if parameter.name not in hints:
             raise ConfigError(
-                f"Parameter {parameter.name!r} of tool {label!r} has no type.", hint="Annotate it, e.g. `: str`."
+                f"Parameter {parameter.name!r} of tool {label!r} has no type.",
+                hint="Annotate it, e.g. `: str`.",
             )
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints[parameter.name], Field(default, description=said.get(parameter.name)))
     try:
         arguments = create_model(
-            f"{label}_arguments", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False), **fields
+            f"{label}_arguments",
+            __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=False),
+            **fields,
         )
         parameters = _tidy(TypeAdapter(arguments).json_schema())
     except Exception as error:

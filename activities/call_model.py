@@ -1,0 +1,309 @@
+"""The step `model_call`: ask the model for its next turn, check it, keep it.
+
+The conversation is read from the ledger and the turn is written to it; the workflow is told only
+which calls to make. What the model got wrong it is told here, in words that let it do better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.catalog import Catalog
+from activities.conversation import Conversations
+from activities.models.base import ModelRequest, OnText, Provider, Turn
+from activities.models.router import Models
+from horarium.content import call_digest, canonical, clean_json, clean_text, shorten
+from horarium.contract import MAX_OUTPUT_CHARS, Usage
+from horarium.definitions import Agent
+from horarium.errors import ConfigError, ModelError, ModelUnavailable, StepCrashes, ToolUnavailable
+from horarium.ids import idempotency_key, step_id
+from horarium.ledger.agents import ServedTool
+from horarium.ledger.database import Ledger
+from horarium.ledger.journal import Answered, Held, Journal, StepClaim, StepRecord
+from horarium.ledger.memories import Memories
+from horarium.protocol import CALL_MODEL, NOTE_CHARS, PREVIEW_CHARS, Call, ModelReply, ModelStep
+from horarium.toolhost import heartbeating
+from horarium.tools import Effect, schema_problem
+from horarium.turns import StoredCall, StoredTurn, stored_turn
+
+log = structlog.get_logger()
+
+FIRST_RETRY = timedelta(seconds=1)
+MOST_RETRY = timedelta(minutes=1)
+SHOW_EVERY = 0.3  # seconds between two looks that a watcher gets at a turn that streams
+
+
+class ModelCaller:
+    """The activity `call_model` and what it needs."""
+
+    def __init__(self, ledger: Ledger, models: Models, catalog: Catalog) -> None:
+        self._journal = Journal(ledger)
+        self._memories = Memories(ledger)
+        self._conversations = Conversations(ledger)
+        self._models = models
+        self._catalog = catalog
+
+    @activity.defn(name=CALL_MODEL)
+    async def call_model(self, step: ModelStep) -> ModelReply:
+        """Ask the model for its next move, once.
+
+        Safe to repeat: a settled turn is read from the ledger, not paid for again. Heartbeats while it waits.
+
+        Raises:
+            ApplicationError: The model is unavailable for now; carries the time to wait. Throttling is not
+                counted as a failure.
+        """
+        async with heartbeating():
+            with structlog.contextvars.bound_contextvars(run=step.run, step=step.number):
+                return await self._call(step)
+
+    async def _call(self, step: ModelStep) -> ModelReply:
+        agent = (await self._catalog.agent(step.agent, step.version)).agent
+        claim = StepClaim(
+            run_id=step.run,
+            number=step.number,
+            kind="model_call",
+            name=agent.model,
+            effect=Effect.IDEMPOTENT,
+            key=idempotency_key(step.run, f"turn-{step.number}"),
+            permit=step.permit,
+        )
+        append = [Answered("tool", step=answered) for answered in step.answered]
+        append += [Answered("user", ref=ref) for ref in step.messages]
+        if step.note:
+            append.append(Answered("user", text=f"[From the system, not from the user: {step.note}]"))
+        try:
+            held = await self._journal.claim(claim, thread=step.thread, append=append)
+        except StepCrashes as error:
+            record = await self._journal.settle_unclaimed(claim, "failed", "", code=error.code, message=str(error))
+            return _failed(record)
+        offered = await self._offered(step, agent)
+        if isinstance(held, StepRecord):
+            return _failed(held) if held.status == "failed" else await self._reply(step, agent, held, offered)
+        return await self._ask(step, agent, held, offered)
+
+    async def _offered(self, step: ModelStep, agent: Agent) -> dict[str, ServedTool]:
+        if step.closing:
+            return {}
+        try:
+            return await self._catalog.tools([step.offer] if step.offer else agent.tools)
+        except ToolUnavailable as error:
+            raise ApplicationError(str(error), type=error.code, next_retry_delay=FIRST_RETRY * 5) from error
+
+    async def _ask(self, step: ModelStep, agent: Agent, held: Held, offered: dict[str, ServedTool]) -> ModelReply:
+        try:
+            provider, model = self._models.provider_for(agent.model)
+            request = ModelRequest(
+                model=model,
+                instructions=await self._instructions(step, agent),
+                messages=await self._conversations.of(step.thread),
+                tools=tuple(served.spec for served in offered.values()),
+                settings=agent.settings,
+                key=held.claim.key or "",
+                tool_choice="required" if step.offer else ("auto" if offered else "none"),
+                metadata={"horarium_run": step.run},
+            )
+            turn = await self._generate(provider, request, held, agent)
+        except ModelUnavailable as error:
+            return await self._unavailable(agent, held, error)
+        except (ModelError, ConfigError) as error:
+            log.warning("model.failed", code=error.code, error=str(error))
+            record = await self._journal.settle(
+                held, "failed", "", code=error.code, message=shorten(str(error), NOTE_CHARS)
+            )
+            return _failed(record)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._journal.hand_back(held))
+            raise
+        except Exception as error:
+            log.exception("model.broke")
+            return await self._unavailable(agent, held, ModelUnavailable(f"{type(error).__name__}: {error}"))
+        return await self._keep(step, agent, held, turn, offered)
+
+    async def _generate(self, provider: Provider, request: ModelRequest, held: Held, agent: Agent) -> Turn:
+        try:
+            async with asyncio.timeout(agent.settings.timeout.total_seconds()):
+                return await provider.generate(request, self._show(held))
+        except TimeoutError as error:
+            raise ModelUnavailable(f"{agent.model} gave no whole turn within {agent.settings.timeout}.") from error
+
+    def _show(self, held: Held) -> OnText:
+        loop = asyncio.get_running_loop()
+        shown = loop.time()
+
+        async def show(text: str) -> None:
+            nonlocal shown
+            if loop.time() - shown >= SHOW_EVERY:
+                shown = loop.time()
+                await self._journal.progress(held, clean_text(text)[0])
+
+        return show
+
+    async def _unavailable(self, agent: Agent, held: Held, error: ModelUnavailable) -> ModelReply:
+        """Wait as told; a throttled call is handed back uncounted, so that no attempt is used up by it."""
+        words = shorten(str(error), NOTE_CHARS)
+        log.warning("model.unavailable", error=words, attempt=held.attempt)
+        if error.throttled:
+            await self._journal.hand_back(held)
+            delay = error.retry_after or FIRST_RETRY * 5
+            raise ApplicationError(words, type=error.code, next_retry_delay=delay) from error
+        if held.failures + 1 >= agent.settings.attempts:
+            return _failed(await self._journal.settle(held, "failed", "", code=error.code, message=words))
+        failures = await self._journal.attempt_failed(held, words)
+        delay = error.retry_after or min(FIRST_RETRY * 2 ** (failures - 1), MOST_RETRY)
+        raise ApplicationError(words, type=error.code, next_retry_delay=delay) from error
+
+    async def _instructions(self, step: ModelStep, agent: Agent) -> str:
+        if agent.memory is None or agent.memory.recall == 0:
+            return agent.instructions
+        notes = await self._memories.latest(step.tenant, agent.memory.scope, agent.memory.recall)
+        if not notes:
+            return agent.instructions
+        listed = "\n".join(f"- {note}" for note in notes)
+        return f"{agent.instructions}\n\nWhat you noted in earlier conversations:\n{listed}".strip()
+
+    async def _keep(
+        self, step: ModelStep, agent: Agent, held: Held, turn: Turn, offered: Mapping[str, ServedTool]
+    ) -> ModelReply:
+        calls = checked_calls(turn, offered, step)
+        stored = StoredTurn(text=clean_text(turn.text)[0], calls=calls, items=turn.items)
+        usage = Usage(
+            input_tokens=turn.input_tokens,
+            output_tokens=turn.output_tokens,
+            cost_micro_usd=self._models.price(agent.model, turn.model, turn.input_tokens, turn.output_tokens) or 0,
+        )
+        append = [Answered("assistant", step=step_id(step.run, step.number))]
+        append += [Answered("tool", text=call.problem, call_id=call.id) for call in calls if call.problem]
+        empty = not stored.text and not calls
+        record = await self._journal.settle(
+            held,
+            "completed",
+            stored.model_dump_json(exclude_defaults=True),
+            code=turn.finish if turn.finish != "stop" else None,
+            message=_malformed(step, stored, turn.finish),
+            usage=usage,
+            model=turn.model,
+            thread=step.thread,
+            append=[] if empty else append,
+            keep=True,
+        )
+        return await self._reply(step, agent, record, offered)
+
+    async def _reply(
+        self, step: ModelStep, agent: Agent, record: StepRecord, offered: Mapping[str, ServedTool]
+    ) -> ModelReply:
+        """What the workflow is told of a settled turn: read from the record alone, so that a repeat says the same."""
+        turn = stored_turn(record.output or "{}")
+        served = offered or await self._catalog.tools(agent.tools)
+        calls = tuple(self._call_of(step, call, served[call.name]) for call in turn.calls if call.problem is None)
+        usage = Usage(
+            input_tokens=record.input_tokens,
+            output_tokens=record.output_tokens,
+            cost_micro_usd=record.cost_micro_usd,
+        )
+        common: dict[str, Any] = {"usage": usage, "malformed": record.message}
+        if calls:
+            return ModelReply(finish="calls", calls=calls, **common)
+        output, cut = shorten(turn.text, MAX_OUTPUT_CHARS), len(turn.text) > MAX_OUTPUT_CHARS
+        match record.code:
+            case "length":
+                return ModelReply(finish="length", output=output, output_truncated=cut, **common)
+            case "filtered":
+                return ModelReply(finish="filtered", **common)
+            case _ if record.message:
+                # Wrong calls were answered one by one; what has no call to answer needs a note.
+                note = None if turn.calls else record.message
+                return ModelReply(finish="malformed", note=note, **common)
+            case _:
+                return ModelReply(finish="final", output=output, output_truncated=cut, **common)
+
+    def _call_of(self, step: ModelStep, call: StoredCall, served: ServedTool) -> Call:
+        arguments = json.loads(call.arguments)
+        gated = served.spec.effect is not Effect.READ
+        return Call(
+            id=call.id,
+            tool=call.name,
+            digest=call_digest(call.name, served.spec.schema_digest, arguments),
+            key=idempotency_key(step.run, f"{call.id}.{step.number}"),
+            source=step_id(step.run, step.number),
+            effect=served.spec.effect,
+            gated=gated,
+            queue=self._catalog.queue_of(served),
+            timeout=served.spec.timeout,
+            preview=shorten(canonical(arguments), PREVIEW_CHARS) if gated else "",
+        )
+
+
+def checked_calls(turn: Turn, offered: Mapping[str, ServedTool], step: ModelStep) -> tuple[StoredCall, ...]:
+    """The calls of a turn, each with what is wrong with it; ids made unique, arguments made valid JSON."""
+    seen: set[str] = set()
+    checked: list[StoredCall] = []
+    for position, call in enumerate(turn.calls):
+        given = clean_text(call.id)[0][:64] or f"call_{step.number}_{position}"
+        unique = given if given not in seen else f"{given[:56]}.{position}"
+        arguments, problem = _arguments(call.arguments)
+        if given in seen:
+            problem = f"Error: the call id {given!r} was used twice in one turn. Give every call its own id."
+        elif position >= step.max_calls:
+            problem = f"Error: at most {step.max_calls} calls are made in one turn; this one was not made."
+        elif call.name not in offered:
+            known = ", ".join(offered) or "none"
+            problem = f"Error: there is no tool {call.name!r} here. Tools that can be called now: {known}."
+        elif step.offer and any(earlier.problem is None for earlier in checked):
+            problem = f"Error: only one call of {step.offer!r} is made in this turn."
+        elif problem is None:
+            wrong = schema_problem(offered[call.name].spec.parameters, arguments)
+            problem = (
+                f"Error: the arguments do not fit {call.name!r}: {wrong} Correct them and call again."
+                if wrong
+                else None
+            )
+        seen.add(given)
+        checked.append(
+            StoredCall(id=unique, name=clean_text(call.name)[0][:64], arguments=canonical(arguments), problem=problem)
+        )
+    return tuple(checked)
+
+
+def _arguments(text: str) -> tuple[dict[str, Any], str | None]:
+    cleaned = clean_text(text or "{}")[0]
+    try:
+        arguments = json.loads(cleaned, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        return (
+            {},
+            f"Error: the arguments are not valid JSON ({error}). Write them as one JSON object: {shorten(cleaned, 200)}",
+        )
+    if not isinstance(arguments, dict):
+        return {}, "Error: the arguments must be one JSON object."
+    cleaned_arguments: dict[str, Any] = clean_json(arguments)
+    return cleaned_arguments, None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _malformed(step: ModelStep, turn: StoredTurn, finish: str) -> str | None:
+    wrong = [call.problem for call in turn.calls if call.problem]
+    if wrong:
+        return shorten(wrong[0], NOTE_CHARS)
+    if turn.calls or finish != "stop":
+        return None
+    if step.offer:
+        return f"Your last turn did not count: call the tool {step.offer!r} now."
+    if not turn.text.strip():
+        return "Your last turn was empty. Answer, or call a tool."
+    return None
+
+
+def _failed(record: StepRecord) -> ModelReply:
+    return ModelReply(status="failed", code=record.code or "model_error", message=record.message)

@@ -1,0 +1,514 @@
+"""The client: start runs, watch them, talk to them, decide for them, from any Python service.
+
+Control goes over Temporal, content comes from the ledger. Without a ledger (`ledger=False`) everything
+still works that the wire contract has; inputs then travel in the workflow's payload, and outputs are cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from temporalio.client import Client as TemporalClient
+from temporalio.client import (
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import CancelledError as RunCancelled
+from temporalio.service import RPCError, RPCStatusCode
+
+from horarium import contract, errors
+from horarium.connection import connect
+from horarium.content import canonical, digest
+from horarium.contract import (
+    OPEN_STATUSES,
+    Approval,
+    ApprovalState,
+    Decision,
+    Message,
+    Resolution,
+    RunRequest,
+    RunResult,
+    RunStatus,
+    Status,
+    StepSummary,
+    Usage,
+    Verdict,
+)
+from horarium.definitions import Agent, Limits
+from horarium.errors import Conflict, HorariumError, RunNotFound, Unreachable
+from horarium.ids import new_run_id, run_id_for_key
+from horarium.ledger.agents import Agents, AgentVersion
+from horarium.ledger.approvals import ApprovalRecord, Approvals
+from horarium.ledger.database import Ledger
+from horarium.ledger.journal import SETTLED, Journal, StepRecord
+from horarium.ledger.runs import RunRecord, Runs
+from horarium.ledger.threads import ThreadMessage, Threads
+from horarium.settings import Settings
+from horarium.turns import stored_turn
+
+# A workflow task of a run takes milliseconds; when its worker dies, this is how long nobody else gets it.
+TASK_TIMEOUT = timedelta(seconds=2)
+LOOK_EVERY = 0.2  # seconds, of `watch`
+_BY_CODE = {
+    kind.code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, HorariumError) and kind is not errors.ModelUnavailable
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """Something to see of a run: its `status` changed, a `step` began or settled, or the model wrote `text`."""
+
+    type: Literal["status", "step", "text"]
+    status: RunStatus | None = None
+    step: StepRecord | None = None
+    text: str | None = None
+
+
+class Client:
+    """A connection to Temporal and, unless told otherwise, to the ledger. Close it, or use `async with`."""
+
+    def __init__(self, temporal: TemporalClient, ledger: Ledger | None, settings: Settings | None = None) -> None:
+        self.temporal = temporal
+        self.ledger = ledger
+        self.settings = settings
+
+    @classmethod
+    async def connect(
+        cls,
+        settings: Settings | None = None,
+        *,
+        directory: Path | str | None = None,
+        address: str | None = None,
+        ledger: bool = True,
+    ) -> Self:
+        """Connect as the project's settings say.
+
+        Args:
+            settings: Else read from `directory`, or from the project around the current directory.
+            address: `host:port` of Temporal, instead of what the settings say.
+            ledger: False for a service that has no access to it.
+
+        Raises:
+            Unreachable: Temporal or the ledger does not answer.
+            ConfigError: The settings are wrong.
+        """
+        settings = settings or Settings.load(directory)
+        temporal = await connect(settings, address=address)
+        return cls(temporal, await Ledger.open(settings) if ledger else None, settings)
+
+    async def close(self) -> None:
+        """Close the ledger's connections."""
+        if self.ledger is not None:
+            await self.ledger.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(
+        self,
+        agent: str | Agent,
+        input: str | None = None,
+        *,
+        key: str | None = None,
+        version: int | None = None,
+        thread: str | None = None,
+        tenant: str = "default",
+        requested_by: str | None = None,
+        resume_from: str | None = None,
+        limits: Limits | None = None,
+        metadata: Mapping[str, str] | None = None,
+        continue_as_new_after: int | None = None,
+    ) -> Run:
+        """Start a run.
+
+        Args:
+            agent: Its name, or a definition, which becomes its newest version.
+            key: The same key, for the same request, is the same run, however often it is started.
+            thread: The conversation to go on with.
+            resume_from: A run that ended early; this one continues after its last settled step.
+            continue_as_new_after: Steps before the workflow continues as new; None leaves it to the engine.
+
+        Raises:
+            RunExists: The key was used for another request.
+            ThreadNotFound: There is no such thread.
+            Unreachable: Temporal does not answer; with a key it is safe to try again.
+        """
+        if isinstance(agent, Agent):
+            version = await Agents(self._ledger).register(agent)
+            agent = agent.name
+        request = RunRequest.model_validate(
+            {
+                "agent": agent,
+                "version": version,
+                "thread": thread,
+                "tenant": tenant,
+                "requested_by": requested_by,
+                "resume_from": resume_from,
+                "limits": limits,
+                "metadata": dict(metadata or {}),
+                "continue_as_new_after": continue_as_new_after,
+            }
+        )
+        run_id = run_id_for_key(tenant, key) if key is not None else new_run_id()
+        if self.ledger is not None:
+            # The ledger takes an input of any length; only the workflow's payload is small.
+            asked = request.model_copy(update={"input": input})
+            request_digest = digest({"request": asked.model_dump(mode="json")})
+            await Runs(self.ledger).create(run_id, asked, key=key, request_digest=request_digest)
+        else:
+            request = RunRequest.model_validate({**request.model_dump(), "input": input})
+        await self._start(run_id, request)
+        return Run(self, run_id)
+
+    async def _start(self, run_id: str, request: RunRequest) -> None:
+        try:
+            await self.temporal.start_workflow(
+                contract.RUN_WORKFLOW,
+                request,
+                id=run_id,
+                task_queue=contract.ENGINE_QUEUE,
+                task_timeout=TASK_TIMEOUT,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                search_attributes=_attributes(request),
+                static_summary=request.agent,
+                static_details=canonical(request.metadata) if request.metadata else None,
+            )
+        except WorkflowAlreadyStartedError:
+            return  # ended already; the key leads to it all the same
+        except RPCError as error:
+            raise _translated(error, run_id) from error
+
+    def run(self, run_id: str) -> Run:
+        """A handle on a run that was started elsewhere; nothing is asked yet."""
+        return Run(self, run_id)
+
+    async def runs(
+        self,
+        *,
+        status: Sequence[Status] = (),
+        agent: str | None = None,
+        tenant: str | None = None,
+        thread: str | None = None,
+        limit: int = 50,
+    ) -> list[RunRecord]:
+        """The latest runs, newest first; from the ledger."""
+        return await Runs(self._ledger).list(status=status, agent=agent, tenant=tenant, thread=thread, limit=limit)
+
+    async def approvals(self, *, status: str | None = "pending", limit: int = 50) -> list[ApprovalRecord]:
+        """Approvals over all runs, newest first; from the ledger, with their exact arguments."""
+        return await Approvals(self._ledger).list(status=status, limit=limit)
+
+    async def agents(self) -> list[AgentVersion]:
+        """The newest version of every agent."""
+        return await Agents(self._ledger).newest()
+
+    async def agent(self, name: str, version: int | None = None) -> AgentVersion:
+        """One version of an agent, or its newest.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        return await Agents(self._ledger).get(name, version)
+
+    async def thread(self, thread_id: str) -> list[ThreadMessage]:
+        """The messages of a thread, oldest first."""
+        return await Threads(self._ledger).read(thread_id)
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """Remove all that was said in a thread; the evidence that steps were done stays, without content.
+
+        Raises:
+            ThreadNotFound: There is none.
+            Conflict: A run has it open.
+        """
+        await Threads(self._ledger).delete(thread_id)
+
+    @property
+    def _ledger(self) -> Ledger:
+        if self.ledger is None:
+            raise HorariumError("This client has no ledger.", hint="Connect with ledger=True.")
+        return self.ledger
+
+
+class Run:
+    """A handle on one run."""
+
+    def __init__(self, client: Client, run_id: str) -> None:
+        self.id = run_id
+        self._client = client
+
+    @property
+    def _handle(self) -> WorkflowHandle[Any, RunResult]:
+        return self._client.temporal.get_workflow_handle(self.id, result_type=RunResult)
+
+    # ---- looking
+
+    async def record(self) -> RunRecord:
+        """The run as the ledger has it.
+
+        Raises:
+            RunNotFound: There is none.
+        """
+        return await Runs(self._client._ledger).get(self.id)
+
+    async def status(self) -> RunStatus:
+        """Where the run is and what it waits for.
+
+        Raises:
+            RunNotFound: There is no such run.
+            Unreachable: No worker, or no server, answers.
+        """
+        try:
+            if self._client.ledger is not None:
+                record = await self.record()
+                if record.closed_at is not None:
+                    return _ended(record)
+            status: RunStatus = await self._handle.query(
+                contract.QUERY_STATUS, result_type=RunStatus, rpc_timeout=timedelta(seconds=10)
+            )
+            return status
+        except RPCError as error:
+            raise _translated(error, self.id) from error
+
+    async def result(self, timeout: timedelta | None = None) -> RunResult:
+        """Wait for the end, whatever it is: a failed run is a result, not an exception.
+
+        Raises:
+            RunNotFound: There is no such run.
+            TimeoutError: It has not ended within `timeout`.
+        """
+        try:
+            return await asyncio.wait_for(
+                self._handle.result(rpc_timeout=None), timeout.total_seconds() if timeout else None
+            )
+        except WorkflowFailureError as error:
+            return await self._ended_badly(error.cause)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND and self._client.ledger is not None:
+                return _result(await self.record())
+            raise _translated(error, self.id) from error
+
+    async def _ended_badly(self, cause: BaseException) -> RunResult:
+        if isinstance(cause, ApplicationError) and cause.details:
+            return RunResult.model_validate(cause.details[0])
+        if self._client.ledger is not None and isinstance(cause, RunCancelled):
+            return _result(await self.record())
+        status: Status = "cancelled" if isinstance(cause, RunCancelled) else "failed"
+        reason = "cancelled" if status == "cancelled" else "terminated"
+        return RunResult(run=self.id, thread="", agent="", version=0, status=status, reason=reason, message=str(cause))
+
+    async def output(self) -> str:
+        """The whole final answer, from the ledger; empty while there is none."""
+        record = await self.record()
+        for message in reversed(await self._client.thread(record.thread_id)):
+            if message.role == "assistant" and message.run_id == self.id:
+                return stored_turn(message.output or "{}").text
+        return ""
+
+    async def steps(self, *, after: int = 0) -> list[StepRecord]:
+        """The evidence: every step from number `after` + 1, with its content, from the ledger."""
+        return await Journal(self._client._ledger).of_run(self.id, after=after)
+
+    async def step_summaries(self) -> list[StepSummary]:
+        """The latest 200 steps, without content; needs no ledger."""
+        try:
+            summaries: list[StepSummary] = await self._handle.query(contract.QUERY_STEPS, result_type=list[StepSummary])
+            return summaries
+        except RPCError as error:
+            raise _translated(error, self.id) from error
+
+    async def watch(self) -> AsyncIterator[RunEvent]:
+        """See the run as it goes, from its first step to its end."""
+        seen: dict[int, tuple[str, int, str | None]] = {}
+        last: RunStatus | None = None
+        settled_up_to = 0
+        while True:
+            status = await self.status()
+            for step in await self.steps(after=settled_up_to):
+                shape = (step.status, step.attempts, step.partial)
+                before = seen.get(step.number)
+                if before == shape:
+                    continue
+                if before is None or before[:2] != shape[:2]:
+                    yield RunEvent("step", step=step)
+                if step.partial and (before is None or before[2] != step.partial):
+                    yield RunEvent("text", step=step, text=step.partial)
+                seen[step.number] = shape
+            while settled_up_to + 1 in seen and seen[settled_up_to + 1][0] in SETTLED:
+                settled_up_to += 1
+            if last is None or (last.status, last.waiting_for) != (status.status, status.waiting_for):
+                last = status
+                yield RunEvent("status", status=status)
+            if status.status not in OPEN_STATUSES:
+                return
+            await asyncio.sleep(LOOK_EVERY)
+
+    # ---- talking
+
+    async def message(self, text: str, *, by: str | None = None) -> None:
+        """Send more input; the run reads it before its next turn.
+
+        Raises:
+            Conflict: The run has ended.
+        """
+        await self._signal(contract.SIGNAL_MESSAGE, Message(text=text, by=by))
+
+    async def cancel(self) -> None:
+        """Ask the run to end now; what is in flight says first what became of it.
+
+        Raises:
+            Conflict: The run has ended.
+        """
+        try:
+            await self._handle.cancel()
+        except RPCError as error:
+            raise _translated(error, self.id) from error
+
+    async def resolve(
+        self,
+        step: str,
+        verdict: Literal["retry", "supply", "skip", "fail"],
+        *,
+        by: str,
+        output: str | None = None,
+        comment: str | None = None,
+    ) -> None:
+        """Say how to go on with a held step or an unknown outcome; see `contract.Resolution`."""
+        resolution = Resolution.model_validate(
+            {"step": step, "verdict": verdict, "by": by, "output": output, "comment": comment}
+        )
+        await self._signal(contract.SIGNAL_RESOLVE, resolution)
+
+    async def _signal(self, name: str, payload: Any) -> None:
+        try:
+            await self._handle.signal(name, payload)
+        except RPCError as error:
+            raise _translated(error, self.id) from error
+
+    # ---- deciding
+
+    async def approvals(self) -> list[Approval]:
+        """Every approval of the run, oldest first."""
+        try:
+            approvals: list[Approval] = await self._handle.query(contract.QUERY_APPROVALS, result_type=list[Approval])
+            return approvals
+        except RPCError as error:
+            raise _translated(error, self.id) from error
+
+    async def next_approval(self, timeout: timedelta = timedelta(minutes=5)) -> Approval:
+        """Wait for a pending approval.
+
+        Raises:
+            TimeoutError: There was none in time.
+            Conflict: The run ended without one.
+        """
+        async with asyncio.timeout(timeout.total_seconds()):
+            while True:
+                for approval in await self.approvals():
+                    if approval.status == "pending":
+                        return approval
+                status = await self.status()
+                if status.status not in OPEN_STATUSES:
+                    raise Conflict(f"Run {self.id} is {status.status}; it asks for nothing.")
+                await asyncio.sleep(LOOK_EVERY)
+
+    async def approve(self, approval: Approval, *, by: str, comment: str | None = None) -> ApprovalState:
+        """Approve exactly what the approval shows.
+
+        Raises:
+            ApprovalAlreadyDecided: Somebody rejected it first; names who.
+            ApprovalNotFound, DigestMismatch, Conflict: It does not wait for this decision.
+        """
+        return await self._decide(approval, "approve", by, comment)
+
+    async def reject(self, approval: Approval, *, by: str, comment: str | None = None) -> ApprovalState:
+        """Reject; the model is told the comment. Raises as `approve`."""
+        return await self._decide(approval, "reject", by, comment)
+
+    async def _decide(self, approval: Approval, verdict: Verdict, by: str, comment: str | None) -> ApprovalState:
+        decision = Decision(approval=approval.id, digest=approval.digest, by=by, verdict=verdict, comment=comment)
+        try:
+            state: ApprovalState = await self._handle.execute_update(
+                contract.UPDATE_DECIDE, decision, result_type=ApprovalState
+            )
+            return state
+        except WorkflowUpdateFailedError as error:
+            cause = error.cause
+            kind = _BY_CODE.get(cause.type or "", Conflict) if isinstance(cause, ApplicationError) else Conflict
+            raise kind(cause.message if isinstance(cause, ApplicationError) else str(cause)) from error
+        except RPCError as error:
+            raise _translated(error, self.id) from error
+
+
+def _attributes(request: RunRequest) -> TypedSearchAttributes:
+    pairs = [
+        SearchAttributePair(SearchAttributeKey.for_keyword(contract.SEARCH_AGENT), request.agent),
+        SearchAttributePair(SearchAttributeKey.for_keyword(contract.SEARCH_STATUS), "queued"),
+        SearchAttributePair(SearchAttributeKey.for_keyword(contract.SEARCH_TENANT), request.tenant),
+    ]
+    return TypedSearchAttributes(pairs)
+
+
+def _ended(record: RunRecord) -> RunStatus:
+    return RunStatus(
+        run=record.id,
+        thread=record.thread_id,
+        agent=record.agent,
+        version=record.version,
+        status=record.status,
+        reason=record.reason,
+        turns=record.turns,
+        steps=record.steps,
+        usage=_usage(record),
+    )
+
+
+def _result(record: RunRecord) -> RunResult:
+    return RunResult(
+        run=record.id,
+        thread=record.thread_id,
+        agent=record.agent,
+        version=record.version or 0,
+        status=record.status,
+        reason=record.reason,
+        message=record.message,
+        turns=record.turns,
+        steps=record.steps,
+        usage=_usage(record),
+    )
+
+
+def _usage(record: RunRecord) -> Usage:
+    return Usage(
+        input_tokens=record.input_tokens, output_tokens=record.output_tokens, cost_micro_usd=record.cost_micro_usd
+    )
+
+
+def _translated(error: RPCError, run_id: str) -> HorariumError:
+    if error.status is RPCStatusCode.NOT_FOUND:
+        if "already completed" in str(error):
+            return Conflict(f"Run {run_id} has ended.", hint=f"See how: horarium runs show {run_id}")
+        return RunNotFound(f"There is no run {run_id!r}.", hint="See which there are: horarium runs list")
+    if error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+        return Unreachable("Temporal, or a worker, does not answer.", hint="Is it running? Try: horarium doctor")
+    return HorariumError(str(error))

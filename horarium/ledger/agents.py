@@ -1,0 +1,133 @@
+"""Agent versions, which never change, and the tools that workers announce."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from horarium.contract import ENGINE_QUEUE
+from horarium.definitions import Agent
+from horarium.errors import AgentNotFound
+from horarium.ledger.database import Ledger
+from horarium.ledger.schema import agent_versions, tools
+from horarium.problems import near_miss
+from horarium.tools import ToolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class AgentVersion:
+    """One version of an agent, numbered from 1."""
+
+    agent: Agent
+    version: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTool:
+    """A tool and the task queue of the worker that serves it."""
+
+    spec: ToolSpec
+    queue: str
+    seen_at: datetime
+
+
+class Agents:
+    """The agent versions of a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def register(self, agent: Agent) -> int:
+        """Make the definition the newest version of its agent, unless it is that already. Returns its number."""
+        while True:
+            latest = await self._latest(agent.name)
+            if latest is not None and latest.agent.digest == agent.digest:
+                return latest.version
+            try:
+                async with self._ledger.write() as connection:
+                    version = (latest.version if latest else 0) + 1
+                    await connection.execute(
+                        insert(agent_versions).values(
+                            name=agent.name,
+                            version=version,
+                            digest=agent.digest,
+                            definition=agent.model_dump(mode="json"),
+                            created_at=datetime.now(UTC),
+                        )
+                    )
+                    return version
+            except IntegrityError:
+                continue  # another worker registered at the same moment; look again
+
+    async def get(self, name: str, version: int | None = None) -> AgentVersion:
+        """One version, or the newest.
+
+        Raises:
+            AgentNotFound: No such agent, or not in this version; names the near miss.
+        """
+        found = await self._latest(name) if version is None else await self._one(name, version)
+        if found is None:
+            names = await self.names()
+            where = f" in version {version}" if version is not None and name in names else ""
+            raise AgentNotFound(
+                f"There is no agent {name!r}{where}{near_miss(name, names)}",
+                hint="See which there are: horarium agents list",
+            )
+        return found
+
+    async def names(self) -> list[str]:
+        """The names of all agents."""
+        async with self._ledger.read() as connection:
+            rows = await connection.scalars(select(agent_versions.c.name).distinct().order_by(agent_versions.c.name))
+            return list(rows)
+
+    async def newest(self) -> list[AgentVersion]:
+        """The newest version of every agent, by name."""
+        return [await self.get(name) for name in await self.names()]
+
+    async def _latest(self, name: str) -> AgentVersion | None:
+        async with self._ledger.read() as connection:
+            version = await connection.scalar(
+                select(func.max(agent_versions.c.version)).where(agent_versions.c.name == name)
+            )
+        return None if version is None else await self._one(name, int(version))
+
+    async def _one(self, name: str, version: int) -> AgentVersion | None:
+        async with self._ledger.read() as connection:
+            row = (
+                await connection.execute(
+                    select(agent_versions).where(agent_versions.c.name == name, agent_versions.c.version == version)
+                )
+            ).first()
+        if row is None:
+            return None
+        return AgentVersion(Agent.model_validate(row.definition), row.version, row.created_at)
+
+
+class ToolCatalog:
+    """Which tools are served, and on which queue."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
+
+    async def announce(self, specs: Iterable[ToolSpec], queue: str = ENGINE_QUEUE) -> None:
+        """Say that these tools are served on this queue, from now on by whoever says so last."""
+        now = datetime.now(UTC)
+        async with self._ledger.write() as connection:
+            for spec in specs:
+                values = {"queue": queue, "spec": spec.model_dump(mode="json"), "seen_at": now}
+                statement = self._insert(tools).values(name=spec.name, **values)
+                await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+
+    async def all(self) -> dict[str, ServedTool]:
+        """Every tool that was ever announced, by name."""
+        async with self._ledger.read() as connection:
+            rows = await connection.execute(select(tools))
+            return {row.name: ServedTool(ToolSpec.model_validate(row.spec), row.queue, row.seen_at) for row in rows}

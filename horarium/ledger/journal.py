@@ -1,0 +1,609 @@
+"""The step protocol: claim, perform, settle.
+
+The promise: a step that was settled is never done again; an external effect is done at most
+once per approval, and exactly once where its tool honours the key; when nobody can know whether it
+happened, the run says so and asks. Every step of every run goes through `claim` and `settle` and
+nothing else writes to the `steps` table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+import structlog
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from horarium.content import INLINE_BYTES, Cleaned, clean, cut, digest_text
+from horarium.contract import StepKind, StepStatus, Usage
+from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes
+from horarium.ids import split_step_id
+from horarium.ledger.database import Ledger, is_unreachable
+from horarium.ledger.schema import approvals, messages, steps
+from horarium.tools import Effect
+
+SETTLED: tuple[StepStatus, ...] = ("completed", "failed", "rejected", "skipped", "cancelled")
+log = structlog.get_logger()
+
+SETTLE_PATIENCE = timedelta(minutes=10)
+MAX_CRASHES = 6  # attempts that neither settled nor failed: the step takes its worker down
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step as the ledger has it. Times are UTC; `output` is what the model is shown."""
+
+    run_id: str
+    number: int
+    kind: StepKind
+    name: str
+    status: StepStatus
+    effect: str
+    key: str | None
+    call_id: str | None
+    input_digest: str | None
+    arguments: str | None
+    output: str | None
+    output_bytes: int | None
+    output_blob: str | None
+    changes: str | None
+    code: str | None
+    message: str | None
+    by: str | None
+    attempts: int
+    failures: int
+    permit: int
+    token: str | None
+    partial: str | None
+    model: str | None
+    input_tokens: int
+    output_tokens: int
+    cost_micro_usd: int
+    claimed_at: datetime | None
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepClaim:
+    """What is claimed. `permit` is raised each time a person says: do it (again)."""
+
+    run_id: str
+    number: int
+    kind: StepKind
+    name: str
+    effect: Effect
+    key: str | None = None
+    call_id: str | None = None
+    input_digest: str | None = None
+    arguments: str | None = None
+    permit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A message to append to the thread: a settled step, a queued message, or a text of ours."""
+
+    role: Literal["user", "system", "assistant", "tool"]
+    step: str | None = None
+    ref: str | None = None
+    text: str | None = None
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claim: perform the step, then settle it with this. `attempt` counts from 1."""
+
+    claim: StepClaim
+    token: str
+    attempt: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRecorded:
+    """The decision that released a call, written down in the transaction that claims the call."""
+
+    id: str
+    digest: str
+    step: int
+    by: str
+    via: str
+    at: datetime
+    comment: str | None
+    stands: bool = False  # decided in the run that this one resumes; only looked up
+
+
+class _Settlement(NamedTuple):
+    status: StepStatus
+    output: Any
+    code: str | None
+    message: str | None
+    usage: Usage | None
+    model: str | None
+    thread: str | None
+    append: tuple[Answered, ...]
+    keep: bool
+
+
+class Journal:
+    """The step protocol on a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
+
+    async def claim(
+        self,
+        claim: StepClaim,
+        *,
+        thread: str | None = None,
+        append: Sequence[Answered] = (),
+        approval: ApprovalRecorded | None = None,
+    ) -> Held | StepRecord:
+        """Claim a step, once, before anything of it is done.
+
+        A fresh claim appends `append` to the thread and records `approval` in the same transaction.
+
+        Returns:
+            `Held` when the step is to be performed, or the record when it is settled already: then do nothing.
+
+        Raises:
+            OutcomeUnknown: An external effect was claimed by an earlier attempt that never settled it.
+            StepCrashes: The step has taken its worker down `MAX_CRASHES` times.
+            NotApproved: `approval` contradicts what the ledger has.
+            RunNotFound: The run was never opened, or its thread was deleted.
+        """
+        token = secrets.token_hex(8)
+        async with self._ledger.write(durable=claim.effect is Effect.EXTERNAL) as connection:
+            now = datetime.now(UTC)
+            if approval is not None:
+                await self._record(connection, claim, approval)
+            fresh = await connection.execute(
+                self._insert(steps)
+                .values(
+                    run_id=claim.run_id,
+                    number=claim.number,
+                    kind=claim.kind,
+                    name=claim.name,
+                    status="claimed",
+                    effect=claim.effect.value,
+                    key=claim.key,
+                    call_id=claim.call_id,
+                    input_digest=claim.input_digest,
+                    arguments=claim.arguments,
+                    permit=claim.permit,
+                    attempts=1,
+                    token=token,
+                    claimed_at=now,
+                )
+                .on_conflict_do_nothing()
+            )
+            if fresh.rowcount == 1:
+                if thread is not None and append:
+                    await append_messages(connection, thread, claim.run_id, append, now)
+                return Held(claim, token, 1, 0)
+            return await self._claim_again(connection, claim, token)
+
+    async def _claim_again(self, connection: AsyncConnection, claim: StepClaim, token: str) -> Held | StepRecord:
+        record = await _one(connection, claim.run_id, claim.number)
+        permitted = claim.permit > record.permit and record.status in (
+            "unknown",
+            "failed",
+            "claimed",
+            "pending",
+        )
+        if not permitted:
+            if record.status in SETTLED:
+                return record
+            if record.status == "unknown":
+                raise OutcomeUnknown(f"The outcome of step {claim.run_id}/{claim.number:04d} is unknown.")
+            if record.status == "claimed":
+                if claim.effect is Effect.EXTERNAL:
+                    raise OutcomeUnknown(
+                        f"An earlier attempt of step {claim.run_id}/{claim.number:04d} ended without saying "
+                        f"whether {claim.name!r} was done."
+                    )
+                if record.attempts - record.failures >= MAX_CRASHES:
+                    raise StepCrashes(f"{claim.name!r} took its worker down {MAX_CRASHES} times.")
+        attempts = 1 if permitted else record.attempts + 1
+        failures = 0 if permitted else record.failures
+        await connection.execute(
+            update(steps)
+            .where(steps.c.run_id == claim.run_id, steps.c.number == claim.number)
+            .values(
+                status="claimed",
+                token=token,
+                permit=max(claim.permit, record.permit),
+                attempts=attempts,
+                failures=failures,
+                arguments=claim.arguments if claim.arguments is not None else record.arguments,
+                code=None,
+                message=None,
+                settled_at=None,
+            )
+        )
+        return Held(claim, token, attempts, failures)
+
+    async def take_over(self, claim: StepClaim) -> Held:
+        """Claim a blocked step after its `verify` probe said that it did not happen."""
+        token = secrets.token_hex(8)
+        async with self._ledger.write(durable=True) as connection:
+            row = await connection.execute(
+                update(steps)
+                .where(
+                    steps.c.run_id == claim.run_id,
+                    steps.c.number == claim.number,
+                    steps.c.status.in_(("claimed", "unknown")),
+                )
+                .values(status="claimed", token=token, attempts=steps.c.attempts + 1)
+                .returning(steps.c.attempts, steps.c.failures)
+            )
+            found = row.first()
+            if found is None:
+                raise StepBlocked(f"Step {claim.run_id}/{claim.number:04d} was settled meanwhile.")
+            return Held(claim, token, found.attempts, found.failures)
+
+    async def settle(
+        self,
+        held: Held,
+        status: StepStatus,
+        output: Any = "",
+        *,
+        code: str | None = None,
+        message: str | None = None,
+        usage: Usage | None = None,
+        model: str | None = None,
+        thread: str | None = None,
+        append: Sequence[Answered] = (),
+        keep: bool = False,
+    ) -> StepRecord:
+        """Store the outcome; the first settlement of a step stands, a later one changes nothing.
+
+        `output` may be anything a tool can return; it is made storable here, and goes to the blob
+        store when it is large or binary. `keep` stores a text whole whatever its size (a model's turn). A late
+        settlement of the attempt that held the claim also counts while the outcome is still `unknown`.
+
+        Returns:
+            The record as it stands afterwards.
+        """
+        settlement = _Settlement(status, output, code, message, usage, model, thread, tuple(append), keep)
+        return await _persistently(lambda: self._settle(held, settlement))
+
+    async def _settle(self, held: Held, settlement: _Settlement) -> StepRecord:
+        status, output, code, message, usage, model, thread, append, keep = settlement
+        stored = await self._storable(output, keep=keep)
+        claim = held.claim
+        async with self._ledger.write(durable=claim.effect is Effect.EXTERNAL) as connection:
+            now = datetime.now(UTC)
+            values = {
+                "status": status,
+                "code": code,
+                "message": message,
+                "partial": None,
+                "model": model,
+                "settled_at": now,
+                **stored,
+                **_usage_values(usage),
+            }
+            done = await connection.execute(
+                update(steps)
+                .where(
+                    steps.c.run_id == claim.run_id,
+                    steps.c.number == claim.number,
+                    steps.c.token == held.token,
+                    steps.c.status.in_(("claimed", "unknown")),
+                )
+                .values(**values)
+                .returning(steps)
+            )
+            row = done.first()
+            if row is None:
+                return await _one(connection, claim.run_id, claim.number)
+            if thread is not None and append:
+                await append_messages(connection, thread, claim.run_id, append, now)
+            return StepRecord(*row)
+
+    async def settle_unclaimed(
+        self,
+        claim: StepClaim,
+        status: StepStatus,
+        output: str,
+        *,
+        by: str | None = None,
+        code: str | None = None,
+        message: str | None = None,
+    ) -> StepRecord:
+        """Settle a step that no attempt will settle: a person did, or its call was never made."""
+        stored = await self._storable(output)
+        async with self._ledger.write() as connection:
+            now = datetime.now(UTC)
+            outcome = {
+                "status": status,
+                "by": by,
+                "code": code,
+                "message": message,
+                "settled_at": now,
+                **stored,
+            }
+            fresh = await connection.execute(
+                self._insert(steps)
+                .values(
+                    run_id=claim.run_id,
+                    number=claim.number,
+                    kind=claim.kind,
+                    name=claim.name,
+                    effect=claim.effect.value,
+                    key=claim.key,
+                    call_id=claim.call_id,
+                    input_digest=claim.input_digest,
+                    arguments=claim.arguments,
+                    attempts=0,
+                    claimed_at=now,
+                    **outcome,
+                )
+                .on_conflict_do_nothing()
+            )
+            if fresh.rowcount == 0:
+                await connection.execute(
+                    update(steps)
+                    .where(
+                        steps.c.run_id == claim.run_id,
+                        steps.c.number == claim.number,
+                        steps.c.status.in_(("claimed", "unknown", "pending", "failed")),
+                    )
+                    .values(token=None, **outcome)
+                )
+            return await _one(connection, claim.run_id, claim.number)
+
+    async def adopt(self, claim: StepClaim, before: StepRecord) -> StepRecord:
+        """Settle a step of a resumed run with what the run before it settled: it is not done again."""
+        async with self._ledger.write() as connection:
+            values = {
+                column.name: getattr(before, column.name)
+                for column in steps.c
+                if column.name not in ("run_id", "number", "token", "attempts", "failures", "permit")
+            }
+            await connection.execute(
+                self._insert(steps)
+                .values(run_id=claim.run_id, number=claim.number, attempts=0, **values)
+                .on_conflict_do_nothing()
+            )
+            return await _one(connection, claim.run_id, claim.number)
+
+    async def attempt_failed(self, held: Held, message: str) -> int:
+        """Give a claim back after an attempt that is known to have done nothing lasting. Returns the failures so far."""
+        return await self._give_back(held, message, failed=1)
+
+    async def hand_back(self, held: Held) -> None:
+        """Give a claim back unperformed, as at a worker's shutdown; another attempt may take it at once."""
+        await self._give_back(held, None, failed=0)
+
+    async def _give_back(self, held: Held, message: str | None, *, failed: int) -> int:
+        async with self._ledger.write() as connection:
+            row = await connection.execute(
+                update(steps)
+                .where(
+                    steps.c.run_id == held.claim.run_id,
+                    steps.c.number == held.claim.number,
+                    steps.c.token == held.token,
+                    steps.c.status == "claimed",
+                )
+                .values(
+                    status="pending",
+                    message=message,
+                    partial=None,
+                    failures=steps.c.failures + failed,
+                    attempts=steps.c.attempts - (1 - failed),
+                )
+                .returning(steps.c.failures)
+            )
+            found = row.first()
+            return int(found.failures) if found is not None else held.failures + failed
+
+    async def mark_unknown(self, claim: StepClaim, message: str) -> StepRecord:
+        """Say that nobody knows whether the step happened. A settlement that was there first stands."""
+        async with self._ledger.write(durable=True) as connection:
+            await connection.execute(
+                update(steps)
+                .where(
+                    steps.c.run_id == claim.run_id,
+                    steps.c.number == claim.number,
+                    steps.c.status == "claimed",
+                )
+                .values(status="unknown", code="outcome_unknown", message=message)
+            )
+            return await _one(connection, claim.run_id, claim.number)
+
+    async def explain_unknown(self, run_id: str, number: int, output: str) -> None:
+        """Give a step whose outcome is unknown the words a model is told of it."""
+        async with self._ledger.write() as connection:
+            await connection.execute(
+                update(steps)
+                .where(steps.c.run_id == run_id, steps.c.number == number, steps.c.status.in_(("claimed", "unknown")))
+                .values(status="unknown", code="outcome_unknown", output=output)
+            )
+
+    async def progress(self, held: Held, partial: str) -> None:
+        """Show what a streaming model has said so far to whoever watches."""
+        async with self._ledger.write() as connection:
+            await connection.execute(
+                update(steps)
+                .where(
+                    steps.c.run_id == held.claim.run_id,
+                    steps.c.number == held.claim.number,
+                    steps.c.token == held.token,
+                    steps.c.status == "claimed",
+                )
+                .values(partial=partial)
+            )
+
+    async def earlier(self, key: str, run_id: str) -> StepRecord | None:
+        """The latest step of another run with this idempotency key: what a resumed run must not do again."""
+        async with self._ledger.read() as connection:
+            row = await connection.execute(
+                select(steps)
+                .where(steps.c.key == key, steps.c.run_id != run_id)
+                .order_by(steps.c.claimed_at.desc())
+                .limit(1)
+            )
+            found = row.first()
+            return StepRecord(*found) if found is not None else None
+
+    async def get(self, run_id: str, number: int) -> StepRecord:
+        """One step.
+
+        Raises:
+            RunNotFound: There is no such step.
+        """
+        async with self._ledger.read() as connection:
+            return await _one(connection, run_id, number)
+
+    async def of_run(self, run_id: str, *, after: int = 0) -> list[StepRecord]:
+        """The steps of a run in order, from number `after` + 1."""
+        async with self._ledger.read() as connection:
+            rows = await connection.execute(
+                select(steps).where(steps.c.run_id == run_id, steps.c.number > after).order_by(steps.c.number)
+            )
+            return [StepRecord(*row) for row in rows]
+
+    async def _storable(self, output: Any, *, keep: bool = False) -> dict[str, Any]:
+        if isinstance(output, str) and len(output) <= INLINE_BYTES:
+            cleaned = clean(output)
+        else:
+            cleaned = await asyncio.to_thread(clean, output)
+        return await self._stored(cleaned, keep=keep)
+
+    async def _stored(self, cleaned: Cleaned, *, keep: bool) -> dict[str, Any]:
+        changes = ",".join(cleaned.changes) or None
+        if cleaned.binary is not None:
+            blob, size = await self._ledger.blobs.put(cleaned.binary)
+            text = f"[{size:,} bytes of binary data; kept as {blob}]"
+            return {"output": text, "output_bytes": size, "output_blob": blob, "changes": changes}
+        if keep or len(cleaned.text) <= INLINE_BYTES:
+            size = len(cleaned.text.encode("utf-8"))
+            return {"output": cleaned.text, "output_bytes": size, "output_blob": None, "changes": changes}
+        blob, size = await self._ledger.blobs.put(cleaned.text)
+        return {
+            "output": cut(cleaned.text, size),
+            "output_bytes": size,
+            "output_blob": blob,
+            "changes": changes,
+        }
+
+    async def _record(self, connection: AsyncConnection, claim: StepClaim, approval: ApprovalRecorded) -> None:
+        """Write a decision down; refuse when the ledger has another one, or other arguments."""
+        released = [approvals.c.id == approval.id, approvals.c.digest == approval.digest]
+        if approval.stands:
+            found = await connection.scalar(select(approvals.c.id).where(*released, approvals.c.status == "approved"))
+        else:
+            done = await connection.execute(
+                update(approvals)
+                .where(
+                    *released,
+                    approvals.c.run_id == claim.run_id,
+                    approvals.c.guards == claim.number,
+                    approvals.c.status.in_(("pending", "approved")),
+                )
+                .values(
+                    status="approved",
+                    decided_at=func.coalesce(approvals.c.decided_at, approval.at),
+                    decided_by=func.coalesce(approvals.c.decided_by, approval.by),
+                    decided_via=func.coalesce(approvals.c.decided_via, approval.via),
+                    comment=func.coalesce(approvals.c.comment, approval.comment),
+                )
+            )
+            found = approval.id if done.rowcount == 1 else None
+        if found is None:
+            raise NotApproved(f"Approval {approval.id} does not release step {claim.run_id}/{claim.number:04d}.")
+        if not approval.stands:
+            await connection.execute(
+                update(steps)
+                .where(steps.c.run_id == claim.run_id, steps.c.number == approval.step, steps.c.status == "pending")
+                .values(status="completed", by=approval.by, output="approved", settled_at=approval.at)
+            )
+
+
+async def _persistently(store: Callable[[], Awaitable[StepRecord]]) -> StepRecord:
+    """What was performed must be written down: a full disk or an away database is waited for."""
+    delay = 0.1
+    deadline = asyncio.get_running_loop().time() + SETTLE_PATIENCE.total_seconds()
+    while True:
+        try:
+            return await store()
+        except (OSError, SQLAlchemyError) as error:
+            if not (isinstance(error, OSError) or is_unreachable(error)):
+                raise
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            log.warning("ledger.waiting_to_settle", error=str(error).splitlines()[0])
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+
+
+async def append_messages(
+    connection: AsyncConnection, thread: str, run_id: str, append: Sequence[Answered], now: datetime
+) -> None:
+    """Append to a thread, in order. The run that has the thread open is its only writer."""
+    last = await connection.scalar(select(func.max(messages.c.seq)).where(messages.c.thread_id == thread))
+    seq = 0 if last is None else int(last) + 1
+    rows: list[dict[str, Any]] = []
+    for item in append:
+        if item.ref is not None:
+            placed = await connection.execute(
+                update(messages)
+                .where(messages.c.thread_id == thread, messages.c.ref == item.ref, messages.c.seq.is_(None))
+                .values(seq=seq)
+            )
+            seq += placed.rowcount
+            continue
+        origin, number = split_step_id(item.step) if item.step else (run_id, None)
+        rows.append(
+            {
+                "thread_id": thread,
+                "seq": seq,
+                "role": item.role,
+                "text": item.text,
+                "run_id": origin,
+                "step": number,
+                "call_id": item.call_id,
+                "created_at": now,
+            }
+        )
+        seq += 1
+    if rows:
+        await connection.execute(insert(messages), rows)
+
+
+def output_digest(record: StepRecord) -> str | None:
+    """Digest of a settled step's output: of the whole, when it was cut."""
+    return record.output_blob or (digest_text(record.output) if record.output is not None else None)
+
+
+def with_note(record: StepRecord, note: str) -> StepRecord:
+    """The record with its output preceded by a note, for the model."""
+    return replace(record, output=f"{note}\n{record.output or ''}".rstrip())
+
+
+def _usage_values(usage: Usage | None) -> dict[str, int]:
+    if usage is None:
+        return {}
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost_micro_usd": usage.cost_micro_usd,
+    }
+
+
+async def _one(connection: AsyncConnection, run_id: str, number: int) -> StepRecord:
+    row = (await connection.execute(select(steps).where(steps.c.run_id == run_id, steps.c.number == number))).first()
+    if row is None:
+        raise RunNotFound(f"The ledger has no step {number} of run {run_id!r}.")
+    return StepRecord(*row)

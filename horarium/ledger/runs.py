@@ -1,0 +1,232 @@
+"""Runs: who started what, and how it ended. What happens in between is the journal's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from horarium.contract import RunRequest, Status, Usage
+from horarium.errors import Conflict, RunExists, RunNotFound
+from horarium.ids import thread_id_for_run
+from horarium.ledger.database import Ledger
+from horarium.ledger.journal import Answered, append_messages
+from horarium.ledger.schema import messages, runs
+from horarium.ledger.threads import Threads, queue_input, queued_refs, release
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run as the ledger has it. Times are UTC."""
+
+    id: str
+    tenant: str
+    key: str | None
+    request_digest: str | None
+    thread_id: str
+    agent: str
+    version: int | None
+    status: Status
+    reason: str | None
+    message: str | None
+    requested_by: str | None
+    resume_from: str | None
+    metadata: dict[str, str]
+    turns: int
+    steps: int
+    input_tokens: int
+    output_tokens: int
+    cost_micro_usd: int
+    created_at: datetime
+    opened_at: datetime | None
+    closed_at: datetime | None
+
+
+class Runs:
+    """The runs of a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._threads = Threads(ledger)
+        self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
+
+    async def create(self, run_id: str, request: RunRequest, *, key: str | None, request_digest: str) -> RunRecord:
+        """Write a run down before it is started, with what it was asked; the same twice is one.
+
+        Raises:
+            RunExists: This id stands for another request.
+            ThreadNotFound: The thread was deleted, or is another tenant's.
+        """
+        thread = request.thread or thread_id_for_run(run_id)
+        async with self._ledger.write() as connection:
+            await self._threads.ensure(connection, thread, request.tenant)
+            record = await self._ensure(connection, run_id, thread, request, key, request_digest)
+            if record.request_digest not in (None, request_digest):
+                raise RunExists(
+                    f"The key {key!r} was used before for another request, by run {record.id}.",
+                    hint=f"Use a new key, or look at it: horarium runs show {record.id}",
+                )
+        if request.input is not None:
+            await self._threads.queue(thread, f"{run_id}/input", request.input, run_id, request.requested_by)
+        return record
+
+    async def open(
+        self,
+        run_id: str,
+        thread: str,
+        request: RunRequest,
+        version: int,
+        *,
+        answered: Sequence[str] = (),
+        owes_calls: bool = False,
+    ) -> tuple[str, ...]:
+        """Begin: occupy the thread, and bring it up to date with what was asked. Safe to repeat.
+
+        A run that owes calls of the run it resumes must answer these first; then what was asked stays queued.
+
+        Returns:
+            The refs of the messages that stay queued, oldest first.
+
+        Raises:
+            ThreadBusy: Another run has the thread open.
+            ThreadNotFound: The thread was deleted, or is another tenant's.
+            Conflict: There is nothing to answer.
+        """
+        async with self._ledger.write() as connection:
+            await self._threads.ensure(connection, thread, request.tenant)
+            record = await self._ensure(connection, run_id, thread, request, None, None)
+            await self._threads.occupy(connection, thread, run_id)
+            await queue_input(connection, thread, run_id, request.input, request.requested_by)
+            queued = await queued_refs(connection, thread)
+            if not owes_calls and record.opened_at is None:
+                append = [Answered("tool", step=step) for step in answered]
+                append += [Answered("user", ref=ref) for ref in queued]
+                await append_messages(connection, thread, run_id, append, datetime.now(UTC))
+                if not await connection.scalar(select(func.count()).where(messages.c.thread_id == thread)):
+                    raise Conflict("Nothing was asked.", hint="Give the run an input.")
+            await connection.execute(
+                update(runs)
+                .where(runs.c.id == run_id)
+                .values(
+                    status="in_progress",
+                    version=version,
+                    opened_at=func.coalesce(runs.c.opened_at, datetime.now(UTC)),
+                )
+            )
+            return queued if owes_calls else ()
+
+    async def close(
+        self,
+        run_id: str,
+        thread: str,
+        status: Status,
+        *,
+        reason: str | None,
+        message: str | None,
+        turns: int,
+        steps: int,
+        usage: Usage,
+    ) -> None:
+        """End, and release the thread. Safe to repeat."""
+        async with self._ledger.write() as connection:
+            now = datetime.now(UTC)
+            await connection.execute(
+                update(runs)
+                .where(runs.c.id == run_id, runs.c.closed_at.is_(None))
+                .values(
+                    status=status,
+                    reason=reason,
+                    message=message,
+                    turns=turns,
+                    steps=steps,
+                    input_tokens=usage.input_tokens,
+                    output_tokens=usage.output_tokens,
+                    cost_micro_usd=usage.cost_micro_usd,
+                    closed_at=now,
+                )
+            )
+            await release(connection, thread, run_id)
+
+    async def close_gone(self, run_id: str, thread: str) -> None:
+        """Write down that a run was ended from outside and could not say so itself; its thread is free again."""
+        async with self._ledger.write() as connection:
+            await connection.execute(
+                update(runs)
+                .where(runs.c.id == run_id, runs.c.closed_at.is_(None))
+                .values(
+                    status="failed",
+                    reason="terminated",
+                    message="The run was ended from outside, in Temporal.",
+                    closed_at=datetime.now(UTC),
+                )
+            )
+            await release(connection, thread, run_id)
+
+    async def mark(self, run_id: str, status: Status) -> None:
+        """Show an open run's status in lists."""
+        async with self._ledger.write() as connection:
+            await connection.execute(
+                update(runs).where(runs.c.id == run_id, runs.c.closed_at.is_(None)).values(status=status)
+            )
+
+    async def get(self, run_id: str) -> RunRecord:
+        """One run.
+
+        Raises:
+            RunNotFound: There is none of this id.
+        """
+        async with self._ledger.read() as connection:
+            row = (await connection.execute(select(runs).where(runs.c.id == run_id))).first()
+        if row is None:
+            raise RunNotFound(f"There is no run {run_id!r}.", hint="See which there are: horarium runs list")
+        return RunRecord(*row)
+
+    async def list(
+        self,
+        *,
+        status: Sequence[Status] = (),
+        agent: str | None = None,
+        tenant: str | None = None,
+        thread: str | None = None,
+        limit: int = 50,
+    ) -> list[RunRecord]:
+        """The latest runs, newest first."""
+        query = select(runs).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
+        if status:
+            query = query.where(runs.c.status.in_(status))
+        for column, value in ((runs.c.agent, agent), (runs.c.tenant, tenant), (runs.c.thread_id, thread)):
+            if value is not None:
+                query = query.where(column == value)
+        async with self._ledger.read() as connection:
+            return [RunRecord(*row) for row in await connection.execute(query)]
+
+    async def _ensure(
+        self,
+        connection: AsyncConnection,
+        run_id: str,
+        thread: str,
+        request: RunRequest,
+        key: str | None,
+        request_digest: str | None,
+    ) -> RunRecord:
+        values: dict[str, Any] = {
+            "id": run_id,
+            "tenant": request.tenant,
+            "key": key,
+            "request_digest": request_digest,
+            "thread_id": thread,
+            "agent": request.agent,
+            "version": request.version,
+            "status": "queued",
+            "requested_by": request.requested_by,
+            "resume_from": request.resume_from,
+            "metadata": request.metadata,
+            "created_at": datetime.now(UTC),
+        }
+        await connection.execute(self._insert(runs).values(**values).on_conflict_do_nothing(index_elements=["id"]))
+        return RunRecord(*(await connection.execute(select(runs).where(runs.c.id == run_id))).one())

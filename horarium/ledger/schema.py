@@ -1,0 +1,208 @@
+"""The tables. A change here needs a migration beside it (a test compares the two)."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime, stored as microseconds since 1970 UTC: the same on both databases."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class Json(TypeDecorator[Any]):
+    """JSON as text; we never query inside it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> Any | None:
+        return None if value is None else json.loads(value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+agent_versions = Table(
+    "agent_versions",
+    metadata,
+    Column("name", String(63), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("definition", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("name", "version"),
+)
+
+tools = Table(
+    "tools",
+    metadata,
+    Column("name", String(64), nullable=False),
+    Column("queue", String(200), nullable=False),
+    Column("spec", Json, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+    PrimaryKeyConstraint("name"),
+)
+
+threads = Table(
+    "threads",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("open_run", String(200)),
+    Column("created_at", Instant, nullable=False),
+    Column("deleted_at", Instant),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("key", String(200)),
+    Column("request_digest", String(80)),
+    Column("thread_id", ForeignKey("threads.id"), nullable=False),
+    Column("agent", String(63), nullable=False),
+    Column("version", Integer),
+    Column("status", String(20), nullable=False),
+    Column("reason", String(100)),
+    Column("message", Text),
+    Column("requested_by", String(200)),
+    Column("resume_from", String(200)),
+    Column("metadata", Json, nullable=False),
+    Column("turns", Integer, nullable=False, default=0),
+    Column("steps", Integer, nullable=False, default=0),
+    Column("input_tokens", BigInteger, nullable=False, default=0),
+    Column("output_tokens", BigInteger, nullable=False, default=0),
+    Column("cost_micro_usd", BigInteger, nullable=False, default=0),
+    Column("created_at", Instant, nullable=False),
+    Column("opened_at", Instant),
+    Column("closed_at", Instant),
+    UniqueConstraint("tenant", "key"),
+    Index(None, "created_at"),
+    Index(None, "thread_id"),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("effect", String(20), nullable=False),
+    Column("key", String(300)),
+    Column("call_id", String(200)),
+    Column("input_digest", String(80)),
+    Column("arguments", Text, comment="Canonical JSON."),
+    Column("output", Text, comment="What the model is shown; the whole is in the blob when there is one."),
+    Column("output_bytes", BigInteger),
+    Column("output_blob", String(80)),
+    Column("changes", String(200), comment="What was altered to make the output storable."),
+    Column("code", String(100)),
+    Column("message", Text),
+    Column("by", String(200), comment="The person who settled it, when a person did."),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("permit", Integer, nullable=False, default=0),
+    Column("token", String(60), comment="Of the attempt that holds the claim."),
+    Column("partial", Text, comment="What a streaming model has said so far; gone when settled."),
+    Column("model", String(200)),
+    Column("input_tokens", Integer, nullable=False, default=0),
+    Column("output_tokens", Integer, nullable=False, default=0),
+    Column("cost_micro_usd", BigInteger, nullable=False, default=0),
+    Column("claimed_at", Instant),
+    Column("settled_at", Instant),
+    PrimaryKeyConstraint("run_id", "number"),
+    Index(None, "key"),
+    Index(None, "output_blob"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Integer().with_variant(BigInteger, "postgresql"), primary_key=True, autoincrement=True),
+    Column("thread_id", ForeignKey("threads.id"), nullable=False),
+    Column("seq", Integer, comment="Place in the thread; null while it is queued."),
+    Column("role", String(10), nullable=False),
+    Column("text", Text, comment="Null where the content is a step's."),
+    Column("run_id", String(200)),
+    Column("step", Integer),
+    Column("call_id", String(200), comment="Of a tool's answer that is no step's."),
+    Column("author", String(200)),
+    Column("ref", String(80), comment="Of a message that was sent to a run: it is stored once."),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("thread_id", "seq"),
+    UniqueConstraint("thread_id", "ref"),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("guards", Integer, nullable=False),
+    Column("tool", String(64), nullable=False),
+    Column("effect", String(20), nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("requested_at", Instant, nullable=False),
+    Column("decided_at", Instant),
+    Column("decided_by", String(200)),
+    Column("decided_via", String(20)),
+    Column("comment", Text),
+    Index(None, "status"),
+    Index(None, "run_id"),
+)
+
+memories = Table(
+    "memories",
+    metadata,
+    Column("id", Integer().with_variant(BigInteger, "postgresql"), primary_key=True, autoincrement=True),
+    Column("tenant", String(64), nullable=False),
+    Column("scope", String(200), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("run_id", String(200), nullable=False, unique=True),
+    Column("created_at", Instant, nullable=False),
+    Index(None, "tenant", "scope"),
+)

@@ -1,0 +1,123 @@
+"""Workers: how each of ours is set up, and the tool worker, which needs nothing but this package."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from temporalio.client import Client as TemporalClient
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    UnsandboxedWorkflowRunner,
+    Worker,
+    WorkflowRunner,
+)
+
+from horarium.connection import connect
+from horarium.contract import TOOL_QUEUE_PREFIX
+from horarium.errors import ConfigError, Conflict, HorariumError, NotFound
+from horarium.ledger.agents import ToolCatalog
+from horarium.ledger.database import Ledger
+from horarium.settings import Settings, WorkerSettings
+from horarium.toolhost import ToolHost
+from horarium.tools import Tool
+
+log = structlog.get_logger()
+
+FINAL = (ConfigError, Conflict, NotFound)  # what cannot succeed is not tried again
+HEARTBEAT_THROTTLE = timedelta(milliseconds=300)
+
+
+async def serve_tools(
+    tools: Iterable[Tool],
+    *,
+    name: str = "project",
+    settings: Settings | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve tools from this process, until `stop` is set or SIGTERM or SIGINT comes.
+
+    The tools are announced in the ledger, so agents can name them at once. What is in flight is finished within the
+    grace time, else handed back.
+
+    Args:
+        tools: Made by `@tool`.
+        name: Of this group; its task queue is `horarium-tools-<name>`. Workers of one name must serve the same tools.
+        settings: Else those of the project around the current directory.
+
+    Raises:
+        Unreachable: Temporal or the ledger does not answer.
+    """
+    settings = settings or Settings.load()
+    stop = stop or _stop_on_signals()
+    served = list(tools)
+    queue = f"{TOOL_QUEUE_PREFIX}{name}"
+    temporal = await connect(settings)
+    ledger = await Ledger.open(settings)
+    host = ToolHost(ledger, served, threads=settings.worker.max_steps)
+    try:
+        await ToolCatalog(ledger).announce((tool.spec for tool in served), queue)
+        worker = make_worker(temporal, queue, settings.worker, [host.call_tool])
+        log.info("worker.started", queue=queue, tools=len(served))
+        async with worker:
+            await stop.wait()
+        log.info("worker.stopped", queue=queue)
+    finally:
+        host.close()
+        await ledger.close()
+
+
+def make_worker(
+    temporal: TemporalClient,
+    queue: str,
+    settings: WorkerSettings,
+    activities: Sequence[Callable[..., Any]],
+    workflows: Sequence[type] = (),
+    runner: WorkflowRunner | None = None,
+) -> Worker:
+    """A Temporal worker, tuned so that a dead one is noticed fast and a step costs little."""
+    return Worker(
+        temporal,
+        task_queue=queue,
+        activities=activities,
+        workflows=workflows,
+        # Workflow code is ours alone and the tests run it in the sandbox; here that would cost time and memory.
+        workflow_runner=runner or UnsandboxedWorkflowRunner(),
+        interceptors=[ErrorTranslation()],
+        max_cached_workflows=settings.max_cached_runs,
+        max_concurrent_activities=settings.max_steps,
+        sticky_queue_schedule_to_start_timeout=settings.sticky_timeout,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        default_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=settings.grace,
+    )
+
+
+class ErrorTranslation(Interceptor):
+    """Gives Temporal our errors by their code, and says which are worth another attempt."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        """Wrap every activity."""
+        return _Translated(next)
+
+
+class _Translated(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        try:
+            return await super().execute_activity(input)
+        except HorariumError as error:
+            raise ApplicationError(str(error), type=error.code, non_retryable=isinstance(error, FINAL)) from error
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

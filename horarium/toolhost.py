@@ -1,0 +1,389 @@
+"""Performing tool calls, by the step protocol, in whatever process serves the tools.
+
+The engine worker and a tool worker run this same activity. A tool never runs on the loop that
+keeps the worker alive: sync ones get a thread, async ones the tools' own loop, so one that blocks
+does not stop the heartbeat and is not taken for dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from horarium.content import call_digest, canonical, shorten
+from horarium.errors import HorariumError, NotApproved, OutcomeUnknown, RunNotFound, StepCrashes, ToolError
+from horarium.ids import split_step_id
+from horarium.ledger.database import Ledger
+from horarium.ledger.journal import ApprovalRecorded, Held, Journal, StepClaim, StepRecord, output_digest
+from horarium.protocol import CALL_TOOL, NOTE_CHARS, ToolOutcome, ToolStep
+from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext
+from horarium.turns import stored_turn
+
+log = structlog.get_logger()
+
+FIRST_RETRY = timedelta(seconds=1)
+MOST_RETRY = timedelta(minutes=1)
+STOP_PATIENCE = timedelta(seconds=15)  # for a tool that was asked to stop and goes on
+
+
+@asynccontextmanager
+async def heartbeating() -> AsyncIterator[None]:
+    """Tell Temporal that this attempt lives, a few times within each heartbeat timeout."""
+    timeout = activity.info().heartbeat_timeout
+    every = (timeout / 4).total_seconds() if timeout else 1.0
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(every)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+class ToolThreads:
+    """Where tools run: a pool of threads, and one loop for the async ones."""
+
+    def __init__(self, size: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=size, thread_name_prefix="tool")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tools", daemon=True)
+        self._thread.start()
+
+    async def run(self, timeout: timedelta, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a function, sync or async, away from the caller's loop.
+
+        Cancelled, it asks an async function to stop and waits a while for either kind: what the function then
+        returns still counts.
+
+        Raises:
+            TimeoutError: No answer in time; a thread cannot be stopped and goes on by itself.
+        """
+        if inspect.iscoroutinefunction(function):
+            return await self._on_loop(timeout, function(*args, **kwargs))
+        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        result = await _wait(future, timeout)
+        return await self._on_loop(timeout, result) if inspect.iscoroutine(result) else result
+
+    async def _on_loop(self, timeout: timedelta, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        inner: list[asyncio.Task[Any]] = []
+
+        async def call() -> Any:
+            inner.append(asyncio.ensure_future(coroutine))
+            return await inner[0]
+
+        def stop() -> None:
+            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in inner])
+
+        return await _wait(asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), self._loop)), timeout, stop)
+
+    def close(self) -> None:
+        """Stop the loop; threads that still run a tool are left to end with the process."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _wait(future: asyncio.Future[Any], timeout: timedelta, stop: Callable[[], None] = lambda: None) -> Any:
+    try:
+        await asyncio.wait({future}, timeout=timeout.total_seconds())
+    except asyncio.CancelledError:
+        stop()
+        await asyncio.wait({future}, timeout=STOP_PATIENCE.total_seconds())
+        if future.done() and not future.cancelled():
+            return future.result()
+        raise
+    if not future.done():
+        stop()
+        raise TimeoutError
+    return future.result()
+
+
+class ToolHost:
+    """The tools of one process, and the activity that calls them."""
+
+    def __init__(self, ledger: Ledger, tools: Iterable[Tool], *, threads: int = 64) -> None:
+        self.tools = {tool.name: tool for tool in tools}
+        self.journal = Journal(ledger)
+        self.threads = ToolThreads(threads)
+        self._attempts: dict[str, _Attempt] = {}
+
+    def close(self) -> None:
+        """Stop the tools' loop."""
+        self.threads.close()
+
+    @activity.defn(name=CALL_TOOL)
+    async def call_tool(self, step: ToolStep) -> ToolOutcome:
+        """Perform one tool call, once.
+
+        Safe to repeat: the journal knows what was done. A second attempt in the process where the first still
+        runs (its heartbeat was late) waits for that one instead of starting another.
+
+        Raises:
+            ApplicationError: The attempt failed, is known to have done nothing lasting, and is worth another.
+        """
+        async with heartbeating():
+            label = f"{step.run}/{step.number}/{step.permit}"
+            attempt = self._attempts.get(label)
+            if attempt is None:
+                attempt = self._attempts[label] = _Attempt(self, step)
+                attempt.task.add_done_callback(lambda _done: self._attempts.pop(label, None))
+            try:
+                return await asyncio.shield(attempt.task)
+            except asyncio.CancelledError:
+                details = activity.cancellation_details()
+                cancelled = details is not None and details.cancel_requested
+                leaving = details is not None and details.worker_shutdown
+                if not cancelled and not leaving:
+                    raise  # timed out: the next attempt joins this one, or claims again
+                return await attempt.stop(leaving=not cancelled)
+
+
+class _Attempt:
+    """One attempt at one tool step; it outlives the activity that began it when that one is late."""
+
+    def __init__(self, host: ToolHost, step: ToolStep) -> None:
+        self._step = step
+        self._call = step.call
+        self._host = host
+        self._journal = host.journal
+        self._tool = host.tools.get(step.call.tool)
+        self._stopped = threading.Event()
+        self._leaving = False
+        self.task = asyncio.create_task(self.outcome())
+
+    async def stop(self, *, leaving: bool) -> ToolOutcome:
+        """Stop the tool and say what became of it; `leaving` lets another worker try."""
+        self._leaving = leaving
+        self._stopped.set()
+        self.task.cancel()
+        return await self.task
+
+    async def outcome(self) -> ToolOutcome:
+        step, call = self._step, self._call
+        with structlog.contextvars.bound_contextvars(run=step.run, step=step.number, tool=call.tool):
+            if self._tool is None:
+                raise ApplicationError(
+                    f"This worker does not serve the tool {call.tool!r}.",
+                    type="tool_unavailable",
+                    next_retry_delay=MOST_RETRY,
+                )
+            arguments = await self._arguments()
+            claim = StepClaim(
+                run_id=step.run,
+                number=step.number,
+                kind="tool_call",
+                name=call.tool,
+                effect=self._tool.spec.effect,
+                key=call.key,
+                call_id=call.id,
+                input_digest=call.digest,
+                arguments=canonical(arguments),
+                permit=step.permit,
+            )
+            return await self._claimed(claim, arguments)
+
+    async def _arguments(self) -> dict[str, Any]:
+        run_id, number = split_step_id(self._call.source)
+        record = await self._journal.get(run_id, number)
+        if record.output is None:
+            raise ApplicationError(
+                "The arguments were deleted with their thread.", type=RunNotFound.code, non_retryable=True
+            )
+        turn = stored_turn(record.output)
+        call = next(item for item in turn.calls if item.id == self._call.id)
+        arguments: dict[str, Any] = json.loads(call.arguments)
+        return arguments
+
+    async def _claimed(self, claim: StepClaim, arguments: dict[str, Any]) -> ToolOutcome:
+        try:
+            held = await self._claim(claim, arguments)
+        except OutcomeUnknown as error:
+            return await self._unknown(claim, arguments, str(error))
+        except (StepCrashes, NotApproved) as error:
+            log.error("tool.not_performed", code=error.code, why=str(error))
+            return outcome_of(
+                await self._journal.settle_unclaimed(claim, "failed", str(error), code=error.code, message=str(error))
+            )
+        if isinstance(held, StepRecord):
+            return outcome_of(held)
+        return await self._perform(held, arguments)
+
+    async def _claim(self, claim: StepClaim, arguments: dict[str, Any]) -> Held | StepRecord:
+        step, call = self._step, self._call
+        approval = None
+        if claim.effect is not Effect.READ:
+            if step.approval is None:
+                raise NotApproved(f"{call.tool!r} has effect {claim.effect.value} and nobody approved it.")
+            schema = self._host.tools[call.tool].spec.schema_digest
+            if call_digest(call.tool, schema, arguments) != call.digest:
+                raise NotApproved(f"{call.tool!r} or its arguments are not what was approved: the tool has changed.")
+            decision = step.decision
+            approval = ApprovalRecorded(
+                id=step.approval,
+                digest=call.digest,
+                step=step.number - 1,
+                by=decision.by if decision else "",
+                via=step.decided_via or "",
+                at=step.decided_at or activity.info().current_attempt_scheduled_time,
+                comment=decision.comment if decision else None,
+                stands=decision is None,
+            )
+        if not call.key.startswith(f"horarium/{step.run}/"):
+            before = await self._journal.earlier(call.key, step.run)
+            if before is not None and step.permit == 0:
+                return await self._resumed(claim, before, approval)
+        return await self._journal.claim(claim, approval=approval)
+
+    async def _resumed(
+        self, claim: StepClaim, before: StepRecord, approval: ApprovalRecorded | None
+    ) -> Held | StepRecord:
+        """A resumed run meets a call that the run before had begun: what that one knows counts here."""
+        if before.status == "completed":
+            return await self._journal.adopt(claim, before)
+        if before.status in ("claimed", "unknown") and claim.effect is Effect.EXTERNAL:
+            await self._journal.claim(claim, approval=approval)
+            raise OutcomeUnknown(f"Run {before.run_id} ended without saying whether {claim.name!r} was done.")
+        return await self._journal.claim(claim, approval=approval)
+
+    async def _perform(self, held: Held, arguments: dict[str, Any]) -> ToolOutcome:
+        tool = self._host.tools[self._call.tool]
+        log.info("tool.started", attempt=held.attempt)
+        try:
+            context = self._context(held.attempt)
+            bound = tool.bind(arguments, context)
+            result = await self._host.threads.run(tool.spec.timeout, tool.function, **bound)
+        except ToolError as error:
+            record = await self._journal.settle(
+                held, "failed", f"Error: {error}", code=error.code, message=shorten(str(error), NOTE_CHARS)
+            )
+            return outcome_of(record)
+        except asyncio.CancelledError:
+            return await self._interrupted(held, arguments)
+        except Exception as error:
+            words = f"no answer within {tool.spec.timeout}" if isinstance(error, TimeoutError) else _words(error)
+            return await self._failed(held, arguments, words)
+        log.info("tool.finished")
+        return outcome_of(await self._journal.settle(held, "completed", result))
+
+    async def _failed(self, held: Held, arguments: dict[str, Any], words: str) -> ToolOutcome:
+        """An unexpected exception. What it means depends on what the tool may do to the world."""
+        tool = self._host.tools[self._call.tool]
+        log.warning("tool.failed", attempt=held.attempt, error=words)
+        if tool.spec.effect is Effect.EXTERNAL:
+            return await self._unknown(held.claim, arguments, f"{tool.name!r} broke: {words}", failed=held)
+        return await self._try_again(held, words)
+
+    async def _try_again(self, held: Held, words: str) -> ToolOutcome:
+        tool = self._host.tools[self._call.tool]
+        if held.failures + 1 >= tool.spec.attempts:
+            message = f"{words} (after {held.failures + 1} attempts)" if held.failures else words
+            record = await self._journal.settle(
+                held, "failed", f"Error: {message}", code="tool_failed", message=shorten(message, NOTE_CHARS)
+            )
+            return outcome_of(record)
+        failures = await self._journal.attempt_failed(held, shorten(words, NOTE_CHARS))
+        delay = min(FIRST_RETRY * 2 ** (failures - 1), MOST_RETRY)
+        raise ApplicationError(shorten(words, NOTE_CHARS), type="tool_failed", next_retry_delay=delay)
+
+    async def _unknown(
+        self, claim: StepClaim, arguments: dict[str, Any], why: str, failed: Held | None = None
+    ) -> ToolOutcome:
+        """Ask the tool's probe whether the call happened; when nobody knows, say so."""
+        answer = await self._probe(arguments)
+        match answer:
+            case Performed(result):
+                held = failed or await self._journal.take_over(claim)
+                log.info("tool.verified", happened=True)
+                return outcome_of(await self._journal.settle(held, "completed", result, message="Verified afterwards."))
+            case NotPerformed():
+                log.info("tool.verified", happened=False)
+                if failed is not None:
+                    return await self._try_again(failed, why)
+                return await self._perform(await self._journal.take_over(claim), arguments)
+            case _:
+                log.warning("tool.outcome_unknown", why=why)
+                return outcome_of(await self._journal.mark_unknown(claim, shorten(why, NOTE_CHARS)))
+
+    async def _probe(self, arguments: dict[str, Any]) -> Performed | NotPerformed | None:
+        tool = self._host.tools[self._call.tool]
+        if tool.verify is None:
+            return None
+        try:
+            answer = await self._host.threads.run(tool.spec.timeout, tool.verify, self._context(0), arguments)
+        except Exception as error:
+            log.warning("tool.verify_failed", error=_words(error))
+            return None
+        return answer if isinstance(answer, Performed | NotPerformed) else None
+
+    async def _interrupted(self, held: Held, arguments: dict[str, Any]) -> ToolOutcome:
+        """The run was cancelled, or the worker shuts down, with the tool in flight."""
+        tool, leaving = self._host.tools[self._call.tool], self._leaving
+        if tool.spec.effect is Effect.READ:
+            if leaving:
+                await self._journal.hand_back(held)
+                raise asyncio.CancelledError
+            return outcome_of(
+                await self._journal.settle(held, "cancelled", "Not done: the run was cancelled.", code="cancelled")
+            )
+        if leaving:
+            if tool.spec.effect is Effect.IDEMPOTENT:
+                await self._journal.hand_back(held)
+            raise asyncio.CancelledError  # an external one stays claimed: the next attempt verifies, or asks
+        match await self._probe(arguments):
+            case Performed(result):
+                return outcome_of(await self._journal.settle(held, "completed", result, message="Verified afterwards."))
+            case NotPerformed():
+                return outcome_of(
+                    await self._journal.settle(held, "cancelled", "Not done: the run was cancelled.", code="cancelled")
+                )
+            case _:
+                return outcome_of(
+                    await self._journal.mark_unknown(held.claim, "The run was cancelled while it was being done.")
+                )
+
+    def _context(self, attempt: int) -> ToolContext:
+        step = self._step
+        return ToolContext(
+            run_id=step.run,
+            step_id=f"{step.run}/{step.number:04d}",
+            idempotency_key=self._call.key,
+            attempt=attempt,
+            agent=step.agent,
+            tenant=step.tenant,
+            cancelled=self._stopped.is_set,
+        )
+
+
+def outcome_of(record: StepRecord) -> ToolOutcome:
+    """What the workflow is told of a settled (or unknown) tool step."""
+    status = record.status
+    if status not in ("completed", "failed", "unknown", "cancelled", "rejected", "skipped"):
+        raise HorariumError(f"Step {record.run_id}/{record.number:04d} is {status}, not settled.")
+    return ToolOutcome(
+        status=status,
+        digest=output_digest(record),
+        code=record.code,
+        message=shorten(record.message, NOTE_CHARS) if record.message else None,
+        told=record.code == ToolError.code,
+    )
+
+
+def _words(error: BaseException) -> str:
+    with contextlib.suppress(Exception):
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__

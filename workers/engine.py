@@ -1,0 +1,90 @@
+"""The engine worker: runs, models, and the project's tools unless they have a worker of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from activities.models.router import Models
+from horarium.project import AgentFiles, Project
+from temporalio.client import Client as TemporalClient
+from temporalio.worker import WorkflowRunner
+
+from activities.bookkeeping import Bookkeeping
+from activities.call_model import ModelCaller
+from activities.catalog import Catalog
+from activities.memory import MemoryWriter
+from horarium.connection import connect
+from horarium.contract import ENGINE_QUEUE
+from horarium.ledger.agents import Agents, ToolCatalog
+from horarium.ledger.database import Ledger
+from horarium.serving import make_worker
+from horarium.settings import Settings
+from horarium.toolhost import ToolHost
+from workflows.agent_run import AgentRun
+
+log = structlog.get_logger()
+
+
+async def run_engine(settings: Settings, project: Project, stop: asyncio.Event) -> None:
+    """Serve the engine's queue until `stop` is set; then finish what is in flight, within the grace time.
+
+    Raises:
+        Unreachable: Temporal or the ledger does not answer.
+        ConfigError: An agent's definition cannot be used.
+    """
+    temporal = await connect(settings)
+    ledger = await Ledger.open(settings)
+    try:
+        await serve_engine(temporal, ledger, settings, project, stop, models=Models(settings))
+    finally:
+        await ledger.close()
+
+
+async def serve_engine(
+    temporal: TemporalClient,
+    ledger: Ledger,
+    settings: Settings,
+    project: Project,
+    stop: asyncio.Event,
+    *,
+    models: Models,
+    runner: WorkflowRunner | None = None,
+) -> None:
+    """As `run_engine`, on connections that the caller opened and closes."""
+    agents = Agents(ledger)
+    for agent in project.agents.values():
+        await agents.register(agent)
+    await ToolCatalog(ledger).announce(tool.spec for tool in project.tools.values())
+    catalog = Catalog(ledger, project.tools.values())
+    tools = ToolHost(ledger, project.tools.values(), threads=settings.worker.max_steps)
+    bookkeeping = Bookkeeping(ledger, catalog, temporal, AgentFiles(settings), settings.worker)
+    activities: list[Callable[..., Any]] = [
+        ModelCaller(ledger, models, catalog).call_model,
+        MemoryWriter(ledger, catalog).write_memory,
+        tools.call_tool,
+        *_bookkeeping(bookkeeping),
+    ]
+    worker = make_worker(temporal, ENGINE_QUEUE, settings.worker, activities, [AgentRun], runner)
+    log.info("worker.started", queue=ENGINE_QUEUE, agents=len(project.agents), tools=len(project.tools))
+    try:
+        async with worker:
+            await stop.wait()
+    finally:
+        tools.close()
+        await models.close()
+    log.info("worker.stopped", queue=ENGINE_QUEUE)
+
+
+def _bookkeeping(book: Bookkeeping) -> list[Callable[..., Any]]:
+    return [
+        book.open_run,
+        book.write_message,
+        book.ask_approvals,
+        book.settle_approvals,
+        book.settle_step,
+        book.mark_run,
+        book.close_run,
+    ]

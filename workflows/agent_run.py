@@ -1,0 +1,641 @@
+"""One agent run: the driver of the machine.
+
+Commands become activities, what they return becomes events; signals, updates and cancellation
+become events too. Nothing is decided here. Bookkeeping that takes a millisecond is a local
+activity; steps are ordinary ones, so that each stands by itself in Temporal's own UI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import TypeAdapter, ValidationError
+
+    from horarium import contract, protocol
+    from horarium.content import shorten
+    from horarium.contract import (
+        Approval,
+        ApprovalState,
+        Decision,
+        Message,
+        Resolution,
+        RunRequest,
+        RunResult,
+        RunStatus,
+        Status,
+        StepSummary,
+    )
+    from horarium.errors import HorariumError
+    from horarium.ids import step_id
+    from horarium.protocol import ModelReply, RunPlan, ToolOutcome
+    from workflows.desk import ApprovalDesk
+    from workflows.machine import (
+        Asked,
+        AskPeople,
+        CallModel,
+        CallTool,
+        CancelRequested,
+        Close,
+        Command,
+        Decided,
+        Event,
+        Machine,
+        MachineState,
+        MessageQueued,
+        ModelReplied,
+        Refused,
+        Remember,
+        Remembered,
+        Resolved,
+        SettleApprovals,
+        SettleCall,
+        StopSteps,
+        TimePassed,
+        ToolSettled,
+    )
+
+AGENT = SearchAttributeKey.for_keyword(contract.SEARCH_AGENT)
+STATUS = SearchAttributeKey.for_keyword(contract.SEARCH_STATUS)
+THREAD = SearchAttributeKey.for_keyword(contract.SEARCH_THREAD)
+TENANT = SearchAttributeKey.for_keyword(contract.SEARCH_TENANT)
+
+# Steps count their own failures in the ledger; what Temporal retries here are dead workers and
+# away databases, so the first retry comes at once and they never give up.
+RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=50), backoff_coefficient=3, maximum_interval=timedelta(seconds=30)
+)
+LOCAL_RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=10))
+LOCAL_TIMEOUT = timedelta(seconds=20)
+KEPT_REFUSALS = 10
+CARRIED_STEPS = 50
+
+T = TypeVar("T")
+
+
+@workflow.defn(name=contract.RUN_WORKFLOW)
+class AgentRun:
+    """One run of one agent version against a thread."""
+
+    @workflow.init
+    def __init__(self, request: RunRequest) -> None:
+        self._request = request
+        self._run = workflow.info().workflow_id
+        self._machine: Machine | None = None
+        self._desk = ApprovalDesk()
+        self._events: deque[Event] = deque()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._messages = 0
+        self._refused: deque[str] = deque(maxlen=KEPT_REFUSALS)
+        self._handed_over_at = 0
+        self._timer: asyncio.Task[None] | None = None
+        self._status: Status = "queued"
+        self._close: Close | None = None
+        self._broken: Exception | None = None
+
+    @workflow.run
+    async def run(self, request: RunRequest) -> RunResult:
+        """Drive the machine until it closes.
+
+        Raises:
+            ApplicationError: The run failed; its type is the reason's code, its first detail the `RunResult`.
+            CancelledError: The run was cancelled, after everything in flight had said what became of it.
+        """
+        try:
+            machine, commands = await self._open(request)
+            await self._drive(machine, commands)
+        except asyncio.CancelledError:
+            # Only while opening: from then on a cancellation is an event like any other.
+            await self._close_run(Close("cancelled", "cancelled", "The run was cancelled."))
+            raise
+        return self._result()
+
+    # ---- looking
+
+    @workflow.query(name=contract.QUERY_STATUS)
+    def status(self) -> RunStatus:
+        """Where the run is and what it waits for."""
+        machine = self._machine
+        plan = machine.plan if machine else None
+        return RunStatus(
+            run=self._run,
+            thread=plan.thread if plan else self._request.thread,
+            agent=self._request.agent,
+            version=plan.version if plan else self._request.version,
+            status=self._status if machine is None else machine.status,
+            reason=machine.state.ending.reason if machine and machine.state.ending else None,
+            waiting_for=machine.waiting_for() if machine else (),
+            turns=machine.state.turns if machine else 0,
+            steps=machine.state.next_number - 1 if machine else 0,
+            usage=machine.state.usage if machine else contract.Usage(),
+            refused_signals=tuple(self._refused),
+        )
+
+    @workflow.query(name=contract.QUERY_APPROVALS)
+    def approvals(self) -> list[Approval]:
+        """Every approval of the run, oldest first; the pending ones wait for a decision."""
+        return self._desk.all()
+
+    @workflow.query(name=contract.QUERY_STEPS)
+    def steps(self) -> list[StepSummary]:
+        """The latest steps, oldest first."""
+        return list(self._machine.state.steps) if self._machine else []
+
+    # ---- deciding
+
+    @workflow.update(name=contract.UPDATE_DECIDE)
+    async def decide(self, decision: Decision) -> ApprovalState:
+        """Approve or reject; answers with what then stands."""
+        return self._decide(decision, "update")
+
+    @decide.validator
+    def may_decide(self, decision: Decision) -> None:
+        """Refuse before history is written."""
+        try:
+            self._desk.check(decision)
+        except HorariumError as error:
+            raise _application_error(error) from error
+
+    @workflow.signal(name=contract.SIGNAL_APPROVE)
+    async def approve(self, decision: Any) -> None:
+        """Approve; a decision that does not count is noted in `status`."""
+        self._decided_by_signal(decision, "approve")
+
+    @workflow.signal(name=contract.SIGNAL_REJECT)
+    async def reject(self, decision: Any) -> None:
+        """Reject; a decision that does not count is noted in `status`."""
+        self._decided_by_signal(decision, "reject")
+
+    @workflow.signal(name=contract.SIGNAL_MESSAGE)
+    async def message(self, note: Any) -> None:
+        """More input, for the next turn."""
+        read = self._read(contract.SIGNAL_MESSAGE, note, Message)
+        if read is None:
+            return
+        self._messages += 1
+        ref = f"{workflow.info().run_id}/{self._messages}"
+        await workflow.wait_condition(lambda: self._machine is not None)
+        machine = self._machine
+        if machine is None:
+            return
+        await self._local(
+            protocol.WRITE_MESSAGE,
+            protocol.WriteMessage(id=ref, run=self._run, thread=machine.plan.thread, text=read.text, by=read.by),
+            type(None),
+        )
+        self._events.append(MessageQueued(ref))
+
+    @workflow.signal(name=contract.SIGNAL_RESOLVE)
+    async def resolve(self, resolution: Any) -> None:
+        """Say how to go on with a held step or an unknown outcome."""
+        read = self._read(contract.SIGNAL_RESOLVE, resolution, Resolution)
+        if read is None or self._machine is None:
+            return
+        problem = self._machine.may_resolve(read)
+        if problem is not None:
+            self._refuse(contract.SIGNAL_RESOLVE, problem)
+            return
+        self._events.append(Resolved(read))
+
+    def _decide(self, decision: Decision, via: Any) -> ApprovalState:
+        try:
+            state = self._desk.decide(decision, workflow.now())
+        except HorariumError as error:  # decided between the validator and here
+            raise _application_error(error) from error
+        if not state.repeated:
+            self._events.append(Decided(decision.approval, decision, via))
+        return state
+
+    def _decided_by_signal(self, payload: Any, verdict: contract.Verdict) -> None:
+        decision = self._read(verdict, payload, Decision)
+        if decision is None:
+            return
+        try:
+            self._decide(decision.model_copy(update={"verdict": verdict}), "signal")
+        except ApplicationError as error:
+            self._refuse(verdict, str(error))
+
+    def _read(self, signal: str, payload: Any, model: type[T]) -> T | None:
+        """A signal cannot be refused, so its payload is checked here: a bad one must not stop the run."""
+        try:
+            return TypeAdapter(model).validate_python(payload)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            self._refuse(signal, f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}")
+            return None
+
+    def _refuse(self, signal: str, why: str) -> None:
+        self._refused.append(f"{signal}: {shorten(why, 300)}")
+        workflow.logger.warning("signal.refused", extra={"signal": signal, "why": why})
+
+    # ---- driving
+
+    async def _open(self, request: RunRequest) -> tuple[Machine, list[Command]]:
+        if request.carried is not None:
+            carried = request.carried
+            self._desk = ApprovalDesk([Approval.model_validate(item) for item in carried["approvals"]])
+            self._messages = carried["messages"]
+            self._refused.extend(carried["refused"])
+            self._status = carried["status"]
+            machine = Machine(RunPlan.model_validate(carried["plan"]), MachineState.model_validate(carried["state"]))
+            self._machine = machine
+            self._handed_over_at = machine.state.next_number
+            return machine, machine.resume(workflow.now())
+        try:
+            plan = await self._local(protocol.OPEN_RUN, protocol.OpenRun(run=self._run, request=request), RunPlan)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise asyncio.CancelledError from error
+            raise self._opening_failed(error) from error
+        machine = Machine(plan)
+        self._machine = machine
+        self._show_status(machine, first=True)
+        return machine, machine.start(workflow.now())
+
+    def _opening_failed(self, error: ActivityError) -> ApplicationError:
+        cause = error.cause
+        code = (cause.type if isinstance(cause, ApplicationError) else None) or "open_failed"
+        message = cause.message if isinstance(cause, ApplicationError) else str(cause)
+        workflow.upsert_search_attributes([STATUS.value_set("failed")])
+        result = RunResult(
+            run=self._run,
+            thread=self._request.thread or "",
+            agent=self._request.agent,
+            version=self._request.version or 0,
+            status="failed",
+            reason=code,
+            message=message,
+        )
+        return ApplicationError(message, result, type=code, non_retryable=True)
+
+    async def _drive(self, machine: Machine, commands: list[Command]) -> None:
+        while True:
+            self._show_status(machine)
+            if self._should_hand_over(machine):
+                await self._hand_over(machine)
+            for command in commands:
+                self._begin(command)
+            self._watch_the_clock(machine)
+            if self._close is not None:
+                await _to_the_end(self._close_run(self._close))
+                await _to_the_end(workflow.wait_condition(workflow.all_handlers_finished))
+                return
+            try:
+                await workflow.wait_condition(lambda: bool(self._events) or self._broken is not None)
+            except asyncio.CancelledError:
+                self._events.append(CancelRequested())
+            if self._broken is not None:
+                commands = self._break_off(machine, self._broken)
+                continue
+            commands = machine.handle(self._events.popleft(), workflow.now())
+
+    def _break_off(self, machine: Machine, error: Exception) -> list[Command]:
+        self._broken = None
+        if not isinstance(error, ActivityError):
+            raise error  # a mistake of ours: the run stays as it is until the code is mended
+        return machine.broke(_code(error), _words(error))
+
+    def _begin(self, command: Command) -> None:
+        match command:
+            case CallModel():
+                self._spawn(command.number, self._call_model(command))
+            case CallTool():
+                self._spawn(command.number, self._call_tool(command))
+            case AskPeople():
+                self._spawn(-command.requests[0].number, self._ask(command))
+            case SettleApprovals():
+                self._spawn(-command.outcomes[0].number, self._settle_approvals(command))
+            case SettleCall():
+                self._spawn(command.number, self._settle_call(command))
+            case Remember():
+                self._spawn(command.number, self._remember(command))
+            case StopSteps():
+                for number in command.numbers:
+                    if number in self._tasks:
+                        self._tasks[number].cancel()
+            case Close():
+                self._close = command
+
+    def _spawn(self, number: int, work: Any) -> None:
+        async def until_done() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                self._broken = error
+            finally:
+                self._tasks.pop(number, None)
+
+        self._tasks[number] = asyncio.create_task(until_done())
+
+    async def _call_model(self, command: CallModel) -> None:
+        plan = self._plan
+        step = protocol.ModelStep(
+            run=self._run,
+            thread=plan.thread,
+            agent=plan.agent,
+            version=plan.version,
+            tenant=self._request.tenant,
+            number=command.number,
+            answered=command.answered,
+            messages=command.messages,
+            note=command.note,
+            offer=command.offer,
+            closing=command.closing,
+            max_calls=plan.limits.max_calls_per_turn,
+            permit=command.permit,
+        )
+        try:
+            reply: ModelReply = await workflow.execute_activity(
+                protocol.CALL_MODEL,
+                step,
+                result_type=ModelReply,
+                start_to_close_timeout=plan.model_timeout,
+                heartbeat_timeout=plan.heartbeat_timeout,
+                retry_policy=RETRY,
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                summary=f"turn {self._state.turns + 1}",
+            )
+        except ActivityError as error:
+            reply = ModelReply(status="failed", code=_code(error), message=_words(error))
+        self._events.append(ModelReplied(command.number, reply))
+
+    async def _call_tool(self, command: CallTool) -> None:
+        plan, call = self._plan, command.call
+        step = protocol.ToolStep(
+            run=self._run,
+            agent=plan.agent,
+            tenant=self._request.tenant,
+            number=command.number,
+            call=call,
+            approval=command.approval,
+            decision=command.decision,
+            decided_at=command.decided_at,
+            decided_via=command.decided_via,
+            permit=command.permit,
+        )
+        try:
+            outcome: ToolOutcome = await workflow.execute_activity(
+                protocol.CALL_TOOL,
+                step,
+                result_type=ToolOutcome,
+                task_queue=call.queue,
+                # The tool's own timeout is kept by the activity, which can say what became of the call.
+                start_to_close_timeout=call.timeout + timedelta(seconds=30),
+                heartbeat_timeout=plan.heartbeat_timeout,
+                retry_policy=RETRY,
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                summary=call.tool,
+            )
+        except ActivityError as error:
+            cancelled = is_cancelled_exception(error)
+            outcome = ToolOutcome(
+                status="cancelled" if cancelled else "failed", code=_code(error), message=_words(error)
+            )
+        self._events.append(ToolSettled(command.number, outcome))
+
+    async def _ask(self, command: AskPeople) -> None:
+        now = workflow.now()
+        await self._local(
+            protocol.ASK_APPROVALS,
+            protocol.AskApprovals(run=self._run, requests=command.requests, requested_at=now),
+            type(None),
+        )
+        for request in command.requests:
+            call = request.call
+            self._desk.open(
+                Approval(
+                    id=request.id,
+                    run=self._run,
+                    step=step_id(self._run, request.guards),
+                    tool=call.tool,
+                    effect=call.effect,
+                    digest=call.digest,
+                    preview=call.preview,
+                    status="pending",
+                    requested_at=now,
+                )
+            )
+        self._events.append(Asked(tuple(request.guards for request in command.requests)))
+
+    async def _settle_approvals(self, command: SettleApprovals) -> None:
+        for outcome in command.outcomes:
+            if outcome.status == "withdrawn":
+                self._desk.withdraw(outcome.id, outcome.at)
+        await self._local(
+            protocol.SETTLE_APPROVALS,
+            protocol.SettleApprovals(run=self._run, outcomes=command.outcomes),
+            type(None),
+        )
+        self._events.append(Refused(tuple(outcome.guards for outcome in command.outcomes)))
+
+    async def _settle_call(self, command: SettleCall) -> None:
+        outcome = await self._local(
+            protocol.SETTLE_STEP,
+            protocol.SettleStep(
+                run=self._run,
+                number=command.number,
+                call=command.call,
+                status=command.status,
+                output=command.output,
+                by=command.by,
+                comment=command.comment,
+            ),
+            ToolOutcome,
+        )
+        self._events.append(ToolSettled(command.number, outcome))
+
+    async def _remember(self, command: Remember) -> None:
+        plan = self._plan
+        ok = True
+        try:
+            await workflow.execute_activity(
+                protocol.WRITE_MEMORY,
+                protocol.WriteMemory(
+                    run=self._run,
+                    agent=plan.agent,
+                    version=plan.version,
+                    tenant=self._request.tenant,
+                    number=command.number,
+                ),
+                start_to_close_timeout=timedelta(minutes=1),
+                heartbeat_timeout=plan.heartbeat_timeout,
+                retry_policy=RETRY,
+                summary="memory",
+            )
+        except ActivityError:
+            ok = False
+        self._events.append(Remembered(command.number, ok))
+
+    async def _local(self, activity: str, argument: Any, result_type: type[T]) -> T:
+        result: T = await workflow.execute_local_activity(
+            activity,
+            argument,
+            result_type=result_type,
+            start_to_close_timeout=LOCAL_TIMEOUT,
+            retry_policy=LOCAL_RETRY,
+        )
+        return result
+
+    # ---- time, and handing over
+
+    def _watch_the_clock(self, machine: Machine) -> None:
+        """One timer for the whole run: it is set again only when it fires and time is left."""
+        left = machine.time_left(workflow.now())
+        if self._timer is None and left is not None:
+            self._timer = asyncio.create_task(self._tick(max(left, timedelta(milliseconds=1))))
+
+    async def _tick(self, left: timedelta) -> None:
+        await asyncio.sleep(left.total_seconds())
+        self._timer = None
+        self._events.append(TimePassed())
+
+    def _should_hand_over(self, machine: Machine) -> bool:
+        if machine.closed or self._tasks or self._events or not machine.may_hand_over:
+            return False
+        done = machine.state.next_number - self._handed_over_at
+        wanted = machine.plan.continue_as_new_after
+        return workflow.info().is_continue_as_new_suggested() or (wanted is not None and done >= wanted)
+
+    async def _hand_over(self, machine: Machine) -> None:
+        # A handler may still be in the middle; continuing as new now would drop what it brings.
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        while self._events:
+            if not isinstance(self._events[0], MessageQueued):
+                return  # what it leads to comes first; the next step hands over
+            machine.handle(self._events.popleft(), workflow.now())
+        state = machine.state.model_copy(update={"steps": machine.state.steps[-CARRIED_STEPS:]})
+        carried = {
+            "plan": machine.plan.model_dump(mode="json"),
+            "state": state.model_dump(mode="json"),
+            "approvals": [approval.model_dump(mode="json") for approval in self._desk.carried()],
+            "messages": self._messages,
+            "refused": list(self._refused),
+            "status": self._status,
+        }
+        workflow.continue_as_new(self._request.model_copy(update={"input": None, "carried": carried}))
+
+    # ---- the end, and what is shown
+
+    async def _close_run(self, close: Close) -> None:
+        machine = self._machine
+        if self._timer is not None:
+            self._timer.cancel()
+        if machine is not None:
+            self._show_status(machine)
+        state = machine.state if machine else MachineState()
+        await self._local(
+            protocol.CLOSE_RUN,
+            protocol.CloseRun(
+                run=self._run,
+                thread=machine.plan.thread if machine else "",
+                status=close.status,
+                reason=close.reason,
+                message=close.message,
+                turns=state.turns,
+                steps=state.next_number - 1,
+                usage=state.usage,
+            ),
+            type(None),
+        )
+
+    def _result(self) -> RunResult:
+        close, plan, state = self._close, self._plan, self._state
+        if close is None:
+            raise ApplicationError("The run ended without an ending.", non_retryable=True)
+        result = RunResult(
+            run=self._run,
+            thread=plan.thread,
+            agent=plan.agent,
+            version=plan.version,
+            status=close.status,
+            reason=close.reason,
+            message=close.message,
+            output=state.output,
+            output_truncated=state.output_truncated,
+            turns=state.turns,
+            steps=state.next_number - 1,
+            usage=state.usage,
+        )
+        if close.status == "failed":
+            raise ApplicationError(close.message or "The run failed.", result, type=close.reason, non_retryable=True)
+        if close.status == "cancelled":
+            raise CancelledError("The run was cancelled.")
+        return result
+
+    def _show_status(self, machine: Machine, *, first: bool = False) -> None:
+        status = machine.status
+        if status == self._status and not first:
+            return
+        waited = "requires_action" in (status, self._status)
+        self._status = status
+        plan = machine.plan
+        known = [AGENT.value_set(plan.agent), THREAD.value_set(plan.thread), TENANT.value_set(self._request.tenant)]
+        workflow.upsert_search_attributes([STATUS.value_set(status), *(known if first else [])])
+        waiting = machine.waiting_for()
+        workflow.set_current_details("\n".join(f"- {item.text}" for item in waiting) if waiting else f"{status}")
+        if waited and (status == "in_progress" or status == "requires_action"):
+            self._mark(status)
+
+    def _mark(self, status: Literal["in_progress", "requires_action"]) -> None:
+        async def mark() -> None:
+            await self._local(protocol.MARK_RUN, protocol.MarkRun(run=self._run, status=status), type(None))
+
+        number = -1_000_000
+        previous = self._tasks.get(number)
+
+        async def in_order() -> None:
+            if previous is not None:
+                await previous
+            await mark()
+
+        self._spawn(number, in_order())
+
+    @property
+    def _plan(self) -> RunPlan:
+        return self._opened.plan
+
+    @property
+    def _state(self) -> MachineState:
+        return self._opened.state
+
+    @property
+    def _opened(self) -> Machine:
+        if self._machine is None:
+            raise ApplicationError("The run is not open.", non_retryable=True)
+        return self._machine
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Finish closing even when a cancellation comes in now: it is too late to change how the run ended."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    task.result()
+
+
+def _application_error(error: HorariumError) -> ApplicationError:
+    return ApplicationError(str(error), type=error.code, non_retryable=True)
+
+
+def _code(error: ActivityError) -> str:
+    cause = error.cause
+    if isinstance(cause, ApplicationError) and cause.type:
+        return cause.type
+    return "cancelled" if is_cancelled_exception(error) else "activity_failed"
+
+
+def _words(error: ActivityError) -> str:
+    cause = error.cause
+    return shorten(cause.message if isinstance(cause, ApplicationError) else str(cause or error), protocol.NOTE_CHARS)
