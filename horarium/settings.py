@@ -214,11 +214,11 @@ class Settings(BaseSettings):
         """The ledger's SQLAlchemy URL, secrets revealed: never log it."""
         url = self.ledger.url
         if url is None:
-            return f"sqlite+aiosqlite:///{self.state / 'ledger.db'}"
+            return f"sqlite:///{self.state / 'ledger.db'}"
         if _REFERENCE.match(url):
             url = reveal(url)
         if url.startswith("sqlite:///"):
-            return f"sqlite+aiosqlite:///{self.root / url.removeprefix('sqlite:///')}"
+            return f"sqlite:///{self.root / url.removeprefix('sqlite:///')}"
         return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+asyncpg://", url)
 
     @property

@@ -46,8 +46,10 @@ async def heartbeating() -> AsyncIterator[None]:
 
     async def beat() -> None:
         while True:
+            await asyncio.sleep(
+                every
+            )  # first, because most steps are over before: a heartbeat costs the server a write
             activity.heartbeat()
-            await asyncio.sleep(every)
 
     task = asyncio.create_task(beat())
     try:
@@ -262,7 +264,7 @@ class _Attempt:
 
     async def _perform(self, held: Held, arguments: dict[str, Any]) -> ToolOutcome:
         tool = self._host.tools[self._call.tool]
-        log.info("tool.started", attempt=held.attempt)
+        log.debug("tool.started", attempt=held.attempt)
         try:
             context = self._context(held.attempt)
             bound = tool.bind(arguments, context)
@@ -277,7 +279,7 @@ class _Attempt:
         except Exception as error:
             words = f"no answer within {tool.spec.timeout}" if isinstance(error, TimeoutError) else _words(error)
             return await self._failed(held, arguments, words)
-        log.info("tool.finished")
+        log.debug("tool.finished")
         return outcome_of(await self._journal.settle(held, "completed", result))
 
     async def _failed(self, held: Held, arguments: dict[str, Any], words: str) -> ToolOutcome:

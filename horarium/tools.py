@@ -7,18 +7,21 @@ and what happens when an attempt died in the middle: `read` and `idempotent` go 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from functools import cached_property, lru_cache
 from typing import Any, get_type_hints, overload
 
 import docstring_parser
-import jsonschema
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
-from horarium.content import digest
+from horarium.content import canonical, digest
 from horarium.errors import ConfigError, ToolError
 
 __all__ = ["Effect", "NotPerformed", "Performed", "Tool", "ToolContext", "ToolError", "ToolSpec", "tool"]
@@ -55,7 +58,7 @@ class ToolSpec(BaseModel):
     )
     has_verify: bool = Field(default=False, description="The tool can say whether a call happened.")
 
-    @property
+    @cached_property
     def schema_digest(self) -> str:
         """Digest of what an approval binds to besides the arguments."""
         return digest({"name": self.name, "parameters": self.parameters})
@@ -135,12 +138,16 @@ class Tool:
 
 def schema_problem(parameters: Mapping[str, Any], arguments: Any) -> str | None:
     """Say in one sentence where the arguments miss the schema; None when they fit."""
-    validator = jsonschema.Draft202012Validator(dict(parameters))
-    error = jsonschema.exceptions.best_match(validator.iter_errors(arguments))
+    error = best_match(_validator(canonical(parameters)).iter_errors(arguments))
     if error is None:
         return None
     where = "/".join(str(part) for part in error.absolute_path)
     return f"{error.message}" + (f" (at {where!r})" if where else "")
+
+
+@lru_cache(maxsize=512)
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema))
 
 
 @overload

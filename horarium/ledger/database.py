@@ -1,8 +1,7 @@
 """The ledger's connections, and its migrations at start.
 
-On SQLite there is one writer at a time whoever asks, so writers of one process queue here, in
-order, instead of polling the file's lock. A transaction that must survive a power cut (the claim of an
-external effect) says `durable`; the others survive the death of the process.
+Repositories are written once, for both databases. A transaction that must survive a power cut (the claim of an
+external effect) says `durable`; on SQLite the others survive the death of the process.
 """
 
 from __future__ import annotations
@@ -10,34 +9,79 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import sqlite3
+import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Dialect, Executable, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from horarium.errors import ConfigError, Unreachable
 from horarium.ledger.blobs import Blobs
 from horarium.settings import Settings
 
+LOCK_PATIENCE = 15.0  # seconds, for another process that writes
 _MIGRATION_LOCK = 7_206_017  # any number, the same in every process of ours
+
+
+class Prepared:
+    """A statement that runs many times: compiled once, then handed to SQLite's driver as it is.
+
+    Building and looking up a statement costs SQLAlchemy several times what SQLite needs to run it; only the journal and
+    the reading of threads are hot enough to care.
+    """
+
+    def __init__(self, statement: Any) -> None:
+        self.statement = statement
+        self._plan: tuple[str, list[tuple[str, Any]], list[Any]] | None = None
+
+    def sqlite(self, dialect: Dialect) -> tuple[str, list[tuple[str, Any]], list[Any]]:
+        """SQL text, parameters in order with their processors, processors of the columns that come back."""
+        if self._plan is None:
+            compiled = self.statement.compile(dialect=dialect)
+            names = compiled.positiontup or []
+            binds = [(name, compiled.binds[name].type.bind_processor(dialect)) for name in names]
+            columns = [column.type.result_processor(dialect, None) for column in self.statement.exported_columns]
+            self._plan = (str(compiled), binds, columns)
+        return self._plan
+
+
+class Statements(Protocol):
+    """What a repository does with a connection, whichever database it is."""
+
+    async def run(self, prepared: Prepared, **values: Any) -> list[tuple[Any, ...]]:
+        """Run a prepared statement; its rows, read whole."""
+        ...
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> Any:
+        """Run a statement; its rows are to be read at once."""
+        ...
+
+    async def scalar(self, statement: Executable) -> Any:
+        """The first column of the first row, or None."""
+        ...
+
+    async def scalars(self, statement: Executable) -> Any:
+        """The first column of each row."""
+        ...
 
 
 class Ledger:
     """One database and one blob store; one object for each process, open as long as it lives."""
 
-    def __init__(self, engine: AsyncEngine, blobs: Blobs) -> None:
-        self.engine = engine
+    def __init__(self, backend: _Sqlite | _Postgres, blobs: Blobs) -> None:
         self.blobs = blobs
-        self.is_sqlite = engine.dialect.name == "sqlite"
-        self._writers = asyncio.Lock()
+        self.is_sqlite = isinstance(backend, _Sqlite)
+        self._backend = backend
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:
@@ -50,94 +94,206 @@ class Ledger:
         url = settings.ledger_url
         safe_url = make_url(url).render_as_string(hide_password=True)
         try:
-            engine = _sqlite(url) if url.startswith("sqlite") else _postgres(url)
+            backend = _Sqlite(url) if url.startswith("sqlite") else _Postgres(url)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"The driver for {safe_url} is not installed.",
-                hint="Install it: pip install 'horarium[postgres]'",
+                f"The driver for {safe_url} is not installed.", hint="Install it: pip install 'horarium[postgres]'"
             ) from error
-        ledger = cls(engine, Blobs(settings.blobs_url))
         try:
-            await ledger._migrate(Path(make_url(url).database or "ledger"))
+            await backend.migrate()
         except (OSError, SQLAlchemyError) as error:
-            await engine.dispose()
+            await backend.close()
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise Unreachable(
                 f"The ledger at {safe_url} cannot be used: {reason}.",
                 hint="Check that it is running, that its disk has room, and [ledger] in horarium.toml.",
             ) from error
-        return ledger
+        return cls(backend, Blobs(settings.blobs_url))
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.engine.dispose()
+        await self._backend.close()
+
+    def write(self, *, durable: bool = False) -> AbstractAsyncContextManager[Statements]:
+        """A transaction that writes: committed at the end, rolled back on an exception.
+
+        `durable`: it must survive a power cut, and not only the death of the process.
+        """
+        return self._backend.write(durable)
+
+    def read(self) -> AbstractAsyncContextManager[Statements]:
+        """A connection to look with; what is seen is consistent within one statement."""
+        return self._backend.read()
+
+
+class _OnThisThread:
+    """SQLite's statements, run where they are asked for.
+
+    One takes tens of microseconds; handing it to a thread and back takes ten times that. What can take long, waiting
+    for another process's lock or for the disk to have it for good, is waited for elsewhere.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._raw: Any = connection.connection.dbapi_connection
+        self._dialect = connection.dialect
+
+    async def run(self, prepared: Prepared, **values: Any) -> list[tuple[Any, ...]]:
+        sql, binds, columns = prepared.sqlite(self._dialect)
+        given = [values[name] if process is None else process(values[name]) for name, process in binds]
+        try:
+            rows = self._raw.execute(sql, given).fetchall()
+        except sqlite3.OperationalError as error:
+            raise OperationalError(sql, None, error) from error
+        if not any(columns):
+            return rows  # type: ignore[no-any-return]
+        return [
+            tuple(value if process is None else process(value) for value, process in zip(row, columns, strict=True))
+            for row in rows
+        ]
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> Any:
+        return self.connection.execute(statement, parameters)
+
+    async def scalar(self, statement: Executable) -> Any:
+        return self.connection.scalar(statement)
+
+    async def scalars(self, statement: Executable) -> Any:
+        return self.connection.scalars(statement)
+
+    def control(self, sql: str) -> None:
+        """BEGIN, COMMIT and their like."""
+        try:
+            self._raw.execute(sql)
+        except sqlite3.OperationalError as error:
+            raise OperationalError(sql, None, error) from error
+
+    def done(self) -> None:
+        """Let SQLAlchemy forget the transaction that it believes it is in."""
+        self.connection.rollback()
+
+
+class _Sqlite:
+    def __init__(self, url: str) -> None:
+        self._path = Path(make_url(url).database or "ledger.db")
+        self._engine = create_engine(
+            f"sqlite:///{self._path}",
+            connect_args={"timeout": 0.02, "isolation_level": None, "check_same_thread": False},
+        )
+        # One writer at a time whoever asks: those of this process queue here instead of polling the file's lock.
+        self._writers = asyncio.Lock()
+        self._open: dict[str, _OnThisThread] = {}
+        event.listen(self._engine, "connect", self._prepare)
+
+    @staticmethod
+    def _prepare(connection: Any, _record: Any) -> None:
+        for pragma in ("synchronous=NORMAL", "foreign_keys=ON", "journal_size_limit=67108864"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def _statements(self, purpose: str) -> _OnThisThread:
+        if purpose not in self._open:
+            self._open[purpose] = _OnThisThread(self._engine.connect())
+        return self._open[purpose]
 
     @contextlib.asynccontextmanager
-    async def write(self, *, durable: bool = False) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes: committed at the end, rolled back on an exception."""
-        if not self.is_sqlite:
-            async with self.engine.begin() as connection:
-                yield connection
-            return
-        async with self._writers, self.engine.connect() as connection:
+    async def write(self, durable: bool) -> AsyncIterator[Statements]:
+        async with self._writers:
+            statements = self._statements("durable" if durable else "write")
             if durable:
-                await connection.exec_driver_sql("PRAGMA synchronous=FULL")
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+                statements.control("PRAGMA synchronous=FULL")
+            await self._begin(statements)
             try:
-                yield connection
-                await connection.exec_driver_sql("COMMIT")
+                yield statements
+                if durable:
+                    await asyncio.shield(asyncio.to_thread(statements.control, "COMMIT"))
+                else:
+                    statements.control("COMMIT")
             except BaseException:
                 with contextlib.suppress(DBAPIError):
-                    await connection.exec_driver_sql("ROLLBACK")
+                    statements.control("ROLLBACK")
                 raise
             finally:
-                if durable:
-                    with contextlib.suppress(DBAPIError):
-                        await connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+                statements.done()
+
+    async def _begin(self, statements: _OnThisThread) -> None:
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                statements.control("BEGIN IMMEDIATE")
+                return
+            except OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.002)
 
     @contextlib.asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to look with; what is seen is consistent within one statement."""
-        async with self.engine.connect() as connection:
-            yield connection
+    async def read(self) -> AsyncIterator[Statements]:
+        statements = self._statements("read")
+        try:
+            yield statements
+        finally:
+            statements.done()
 
-    async def _migrate(self, path: Path) -> None:
-        if self.is_sqlite:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.with_suffix(".lock").open("w") as lock:
-                await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-                async with self.engine.connect() as connection:
-                    await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                    await connection.run_sync(_upgrade)
-                    await connection.commit()
-            return
-        async with self.engine.begin() as connection:
+    async def migrate(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self._migrate)
+
+    def _migrate(self) -> None:
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={int(LOCK_PATIENCE * 1000)}")
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                _upgrade(connection)
+                connection.commit()
+                connection.invalidate()
+
+    async def close(self) -> None:
+        for statements in self._open.values():
+            statements.connection.close()
+        self._engine.dispose()
+
+
+class _OverTheWire:
+    """PostgreSQL's statements; the driver keeps them prepared by itself."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self.execute = connection.execute
+        self.scalar = connection.scalar
+        self.scalars = connection.scalars
+
+    async def run(self, prepared: Prepared, **values: Any) -> list[tuple[Any, ...]]:
+        result = await self._connection.execute(prepared.statement, values)
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+
+class _Postgres:
+    def __init__(self, url: str) -> None:
+        self._engine = create_async_engine(url, pool_size=8, max_overflow=24, pool_recycle=1800)
+
+    @contextlib.asynccontextmanager
+    async def write(self, durable: bool) -> AsyncIterator[Statements]:
+        async with self._engine.begin() as connection:  # every commit is durable
+            yield _OverTheWire(connection)
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[Statements]:
+        async with self._engine.connect() as connection:
+            yield _OverTheWire(connection)
+
+    async def migrate(self) -> None:
+        async with self._engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             await connection.run_sync(_upgrade)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
 
 
 def is_unreachable(error: BaseException) -> bool:
     """Whether an exception means that the database is away, locked or full, and may come back."""
     return isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and error.connection_invalidated)
-
-
-def _sqlite(url: str) -> AsyncEngine:
-    engine = create_async_engine(
-        url, pool_size=8, max_overflow=24, connect_args={"timeout": 15, "isolation_level": None}
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def _prepare(connection: Any, _record: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in ("synchronous=NORMAL", "foreign_keys=ON", "journal_size_limit=67108864"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    return engine
-
-
-def _postgres(url: str) -> AsyncEngine:
-    return create_async_engine(url, pool_size=8, max_overflow=24, pool_pre_ping=False, pool_recycle=1800)
 
 
 def _upgrade(connection: Connection) -> None:

@@ -16,16 +16,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 import structlog
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, literal_column, null, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from horarium.content import INLINE_BYTES, Cleaned, clean, cut, digest_text
 from horarium.contract import StepKind, StepStatus, Usage
 from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes
 from horarium.ids import split_step_id
-from horarium.ledger.database import Ledger, is_unreachable
+from horarium.ledger.database import Ledger, Prepared, Statements, is_unreachable
 from horarium.ledger.schema import approvals, messages, steps
 from horarium.tools import Effect
 
@@ -133,12 +132,60 @@ class _Settlement(NamedTuple):
     keep: bool
 
 
+_GET = Prepared(select(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.number == bindparam("of_number")))
+_SETTLE = Prepared(
+    update(steps)
+    .where(
+        steps.c.run_id == bindparam("of_run"),
+        steps.c.number == bindparam("of_number"),
+        steps.c.token == bindparam("of_token"),
+        steps.c.status.in_([literal_column("'claimed'"), literal_column("'unknown'")]),
+    )
+    .values(
+        partial=null(),
+        **{
+            name: bindparam(name)
+            for name in (
+                *(
+                    "status",
+                    "code",
+                    "message",
+                    "model",
+                    "settled_at",
+                    "input_tokens",
+                    "output_tokens",
+                    "cost_micro_usd",
+                ),
+                *("output", "output_bytes", "output_blob", "changes"),
+            )
+        },
+    )
+    .returning(*steps.c)
+)
+_LAST_SEQ = Prepared(select(func.max(messages.c.seq)).where(messages.c.thread_id == bindparam("of_thread")))
+_APPEND_NAMES = ("thread_id", "seq", "role", "text", "run_id", "step", "call_id", "created_at")
+_APPEND = Prepared(insert(messages).values({name: bindparam(name) for name in _APPEND_NAMES}).returning(messages.c.seq))
+
+
+def _fresh_claim(insert_into: Any) -> Prepared:
+    names = ("run_id", "number", "kind", "name", "effect", "key", "call_id", "input_digest", "arguments", "permit")
+    given: dict[str, Any] = {name: bindparam(name) for name in (*names, "token", "claimed_at")}
+    zeros: dict[str, Any] = dict.fromkeys(
+        ("failures", "input_tokens", "output_tokens", "cost_micro_usd"), literal_column("0")
+    )
+    statement = insert_into(steps).values(
+        status=literal_column("'claimed'"), attempts=literal_column("1"), **zeros, **given
+    )
+    return Prepared(statement.on_conflict_do_nothing().returning(steps.c.number))
+
+
 class Journal:
     """The step protocol on a ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
+        self._claim_fresh = _fresh_claim(self._insert)
 
     async def claim(
         self,
@@ -166,33 +213,28 @@ class Journal:
             now = datetime.now(UTC)
             if approval is not None:
                 await self._record(connection, claim, approval)
-            fresh = await connection.execute(
-                self._insert(steps)
-                .values(
-                    run_id=claim.run_id,
-                    number=claim.number,
-                    kind=claim.kind,
-                    name=claim.name,
-                    status="claimed",
-                    effect=claim.effect.value,
-                    key=claim.key,
-                    call_id=claim.call_id,
-                    input_digest=claim.input_digest,
-                    arguments=claim.arguments,
-                    permit=claim.permit,
-                    attempts=1,
-                    token=token,
-                    claimed_at=now,
-                )
-                .on_conflict_do_nothing()
+            fresh = await connection.run(
+                self._claim_fresh,
+                run_id=claim.run_id,
+                number=claim.number,
+                kind=claim.kind,
+                name=claim.name,
+                effect=claim.effect.value,
+                key=claim.key,
+                call_id=claim.call_id,
+                input_digest=claim.input_digest,
+                arguments=claim.arguments,
+                permit=claim.permit,
+                token=token,
+                claimed_at=now,
             )
-            if fresh.rowcount == 1:
+            if fresh:
                 if thread is not None and append:
                     await append_messages(connection, thread, claim.run_id, append, now)
                 return Held(claim, token, 1, 0)
             return await self._claim_again(connection, claim, token)
 
-    async def _claim_again(self, connection: AsyncConnection, claim: StepClaim, token: str) -> Held | StepRecord:
+    async def _claim_again(self, connection: Statements, claim: StepClaim, token: str) -> Held | StepRecord:
         record = await _one(connection, claim.run_id, claim.number)
         permitted = claim.permit > record.permit and record.status in (
             "unknown",
@@ -212,7 +254,7 @@ class Journal:
                         f"whether {claim.name!r} was done."
                     )
                 if record.attempts - record.failures >= MAX_CRASHES:
-                    raise StepCrashes(f"{claim.name!r} took its worker down {MAX_CRASHES} times.")
+                    raise StepCrashes(f"{claim.name!r} was begun {MAX_CRASHES} times and never came to an end.")
         attempts = 1 if permitted else record.attempts + 1
         failures = 0 if permitted else record.failures
         await connection.execute(
@@ -283,33 +325,27 @@ class Journal:
         claim = held.claim
         async with self._ledger.write(durable=claim.effect is Effect.EXTERNAL) as connection:
             now = datetime.now(UTC)
-            values = {
-                "status": status,
-                "code": code,
-                "message": message,
-                "partial": None,
-                "model": model,
-                "settled_at": now,
+            used = usage or Usage()
+            settled = await connection.run(
+                _SETTLE,
+                of_run=claim.run_id,
+                of_number=claim.number,
+                of_token=held.token,
+                status=status,
+                code=code,
+                message=message,
+                model=model,
+                settled_at=now,
+                input_tokens=used.input_tokens,
+                output_tokens=used.output_tokens,
+                cost_micro_usd=used.cost_micro_usd,
                 **stored,
-                **_usage_values(usage),
-            }
-            done = await connection.execute(
-                update(steps)
-                .where(
-                    steps.c.run_id == claim.run_id,
-                    steps.c.number == claim.number,
-                    steps.c.token == held.token,
-                    steps.c.status.in_(("claimed", "unknown")),
-                )
-                .values(**values)
-                .returning(steps)
             )
-            row = done.first()
-            if row is None:
+            if not settled:
                 return await _one(connection, claim.run_id, claim.number)
             if thread is not None and append:
                 await append_messages(connection, thread, claim.run_id, append, now)
-            return StepRecord(*row)
+            return StepRecord(*settled[0])
 
     async def settle_unclaimed(
         self,
@@ -498,7 +534,7 @@ class Journal:
             "changes": changes,
         }
 
-    async def _record(self, connection: AsyncConnection, claim: StepClaim, approval: ApprovalRecorded) -> None:
+    async def _record(self, connection: Statements, claim: StepClaim, approval: ApprovalRecorded) -> None:
         """Write a decision down; refuse when the ledger has another one, or other arguments."""
         released = [approvals.c.id == approval.id, approvals.c.digest == approval.digest]
         if approval.stands:
@@ -549,12 +585,11 @@ async def _persistently(store: Callable[[], Awaitable[StepRecord]]) -> StepRecor
 
 
 async def append_messages(
-    connection: AsyncConnection, thread: str, run_id: str, append: Sequence[Answered], now: datetime
+    connection: Statements, thread: str, run_id: str, append: Sequence[Answered], now: datetime
 ) -> None:
     """Append to a thread, in order. The run that has the thread open is its only writer."""
-    last = await connection.scalar(select(func.max(messages.c.seq)).where(messages.c.thread_id == thread))
+    last = (await connection.run(_LAST_SEQ, of_thread=thread))[0][0]
     seq = 0 if last is None else int(last) + 1
-    rows: list[dict[str, Any]] = []
     for item in append:
         if item.ref is not None:
             placed = await connection.execute(
@@ -565,21 +600,18 @@ async def append_messages(
             seq += placed.rowcount
             continue
         origin, number = split_step_id(item.step) if item.step else (run_id, None)
-        rows.append(
-            {
-                "thread_id": thread,
-                "seq": seq,
-                "role": item.role,
-                "text": item.text,
-                "run_id": origin,
-                "step": number,
-                "call_id": item.call_id,
-                "created_at": now,
-            }
+        await connection.run(
+            _APPEND,
+            thread_id=thread,
+            seq=seq,
+            role=item.role,
+            text=item.text,
+            run_id=origin,
+            step=number,
+            call_id=item.call_id,
+            created_at=now,
         )
         seq += 1
-    if rows:
-        await connection.execute(insert(messages), rows)
 
 
 def output_digest(record: StepRecord) -> str | None:
@@ -592,18 +624,8 @@ def with_note(record: StepRecord, note: str) -> StepRecord:
     return replace(record, output=f"{note}\n{record.output or ''}".rstrip())
 
 
-def _usage_values(usage: Usage | None) -> dict[str, int]:
-    if usage is None:
-        return {}
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cost_micro_usd": usage.cost_micro_usd,
-    }
-
-
-async def _one(connection: AsyncConnection, run_id: str, number: int) -> StepRecord:
-    row = (await connection.execute(select(steps).where(steps.c.run_id == run_id, steps.c.number == number))).first()
-    if row is None:
+async def _one(connection: Statements, run_id: str, number: int) -> StepRecord:
+    rows = await connection.run(_GET, of_run=run_id, of_number=number)
+    if not rows:
         raise RunNotFound(f"The ledger has no step {number} of run {run_id!r}.")
-    return StepRecord(*row)
+    return StepRecord(*rows[0])

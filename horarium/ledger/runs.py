@@ -9,12 +9,11 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from horarium.contract import RunRequest, Status, Usage
 from horarium.errors import Conflict, RunExists, RunNotFound
 from horarium.ids import thread_id_for_run
-from horarium.ledger.database import Ledger
+from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.journal import Answered, append_messages
 from horarium.ledger.schema import messages, runs
 from horarium.ledger.threads import Threads, queue_input, queued_refs, release
@@ -207,7 +206,7 @@ class Runs:
 
     async def _ensure(
         self,
-        connection: AsyncConnection,
+        connection: Statements,
         run_id: str,
         thread: str,
         request: RunRequest,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from horarium.errors import Conflict, ThreadBusy, ThreadNotFound
-from horarium.ledger.database import Ledger
+from horarium.ledger.database import Ledger, Prepared, Statements
 from horarium.ledger.schema import approvals, memories, messages, runs, steps, threads
 
 
@@ -30,6 +29,27 @@ class ThreadMessage:
     step_status: str | None
 
 
+_READ = Prepared(
+    select(
+        messages.c.seq,
+        messages.c.role,
+        messages.c.text,
+        messages.c.run_id,
+        messages.c.step,
+        messages.c.author,
+        messages.c.created_at,
+        steps.c.output,
+        func.coalesce(steps.c.call_id, messages.c.call_id).label("call_id"),
+        steps.c.status,
+    )
+    .join_from(
+        messages, steps, and_(steps.c.run_id == messages.c.run_id, steps.c.number == messages.c.step), isouter=True
+    )
+    .where(messages.c.thread_id == bindparam("of_thread"), messages.c.seq > bindparam("after"))
+    .order_by(messages.c.seq)
+)
+
+
 class Threads:
     """The threads of a ledger."""
 
@@ -37,7 +57,7 @@ class Threads:
         self._ledger = ledger
         self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
 
-    async def ensure(self, connection: AsyncConnection, thread: str, tenant: str) -> None:
+    async def ensure(self, connection: Statements, thread: str, tenant: str) -> None:
         """Make the thread unless it is there.
 
         Raises:
@@ -56,7 +76,7 @@ class Threads:
         if row.tenant != tenant or row.deleted_at is not None:
             raise ThreadNotFound(f"There is no thread {thread!r}.", hint="Leave `thread` out to begin a new one.")
 
-    async def occupy(self, connection: AsyncConnection, thread: str, run_id: str) -> None:
+    async def occupy(self, connection: Statements, thread: str, run_id: str) -> None:
         """Give the thread to a run; it is then its only writer.
 
         Raises:
@@ -87,30 +107,8 @@ class Threads:
 
     async def read(self, thread: str, *, after: int = -1) -> list[ThreadMessage]:
         """The messages after place `after`, oldest first."""
-        query = (
-            select(
-                messages.c.seq,
-                messages.c.role,
-                messages.c.text,
-                messages.c.run_id,
-                messages.c.step,
-                messages.c.author,
-                messages.c.created_at,
-                steps.c.output,
-                func.coalesce(steps.c.call_id, messages.c.call_id),
-                steps.c.status,
-            )
-            .join_from(
-                messages,
-                steps,
-                and_(steps.c.run_id == messages.c.run_id, steps.c.number == messages.c.step),
-                isouter=True,
-            )
-            .where(messages.c.thread_id == thread, messages.c.seq > after)
-            .order_by(messages.c.seq)
-        )
         async with self._ledger.read() as connection:
-            return [ThreadMessage(*row) for row in await connection.execute(query)]
+            return [ThreadMessage(*row) for row in await connection.run(_READ, of_thread=thread, after=after)]
 
     async def queue(self, thread: str, ref: str, text: str, run_id: str | None, author: str | None) -> None:
         """Keep a message for the next turn of a run; the same `ref` twice is one message."""
@@ -180,16 +178,14 @@ class Threads:
             )
 
 
-async def release(connection: AsyncConnection, thread: str, run_id: str) -> None:
+async def release(connection: Statements, thread: str, run_id: str) -> None:
     """Within a transaction: the run no longer has the thread."""
     await connection.execute(
         update(threads).where(threads.c.id == thread, threads.c.open_run == run_id).values(open_run=None)
     )
 
 
-async def queue_input(
-    connection: AsyncConnection, thread: str, run_id: str, text: str | None, author: str | None
-) -> None:
+async def queue_input(connection: Statements, thread: str, run_id: str, text: str | None, author: str | None) -> None:
     """Within a transaction: keep what a run was asked, unless it was kept before the run was started."""
     ref = f"{run_id}/input"
     if text is None or await connection.scalar(
@@ -209,7 +205,7 @@ async def queue_input(
     )
 
 
-async def queued_refs(connection: AsyncConnection, thread: str) -> tuple[str, ...]:
+async def queued_refs(connection: Statements, thread: str) -> tuple[str, ...]:
     """Within a transaction: the messages nobody has read yet, oldest first."""
     refs = await connection.scalars(
         select(messages.c.ref).where(messages.c.thread_id == thread, messages.c.seq.is_(None)).order_by(messages.c.id)
