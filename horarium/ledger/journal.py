@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 import structlog
-from sqlalchemy import bindparam, func, insert, literal_column, null, select, update
+from sqlalchemy import bindparam, func, insert, literal, literal_column, null, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,7 +25,7 @@ from horarium.contract import StepKind, StepStatus, Usage
 from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes
 from horarium.ids import split_step_id
 from horarium.ledger.database import Ledger, Prepared, Statements, is_unreachable
-from horarium.ledger.schema import approvals, messages, steps
+from horarium.ledger.schema import Instant, approvals, messages, steps
 from horarium.tools import Effect
 
 SETTLED: tuple[StepStatus, ...] = ("completed", "failed", "rejected", "skipped", "cancelled")
@@ -550,7 +550,7 @@ class Journal:
                 )
                 .values(
                     status="approved",
-                    decided_at=func.coalesce(approvals.c.decided_at, approval.at),
+                    decided_at=func.coalesce(approvals.c.decided_at, literal(approval.at, Instant)),
                     decided_by=func.coalesce(approvals.c.decided_by, approval.by),
                     decided_via=func.coalesce(approvals.c.decided_via, approval.via),
                     comment=func.coalesce(approvals.c.comment, approval.comment),

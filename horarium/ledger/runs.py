@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.contract import RunRequest, Status, Usage
@@ -15,7 +15,7 @@ from horarium.errors import Conflict, RunExists, RunNotFound
 from horarium.ids import thread_id_for_run
 from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.journal import Answered, append_messages
-from horarium.ledger.schema import messages, runs
+from horarium.ledger.schema import Instant, messages, runs
 from horarium.ledger.threads import Threads, queue_input, queued_refs, release
 
 
@@ -114,7 +114,7 @@ class Runs:
                 .values(
                     status="in_progress",
                     version=version,
-                    opened_at=func.coalesce(runs.c.opened_at, datetime.now(UTC)),
+                    opened_at=func.coalesce(runs.c.opened_at, literal(datetime.now(UTC), Instant)),
                 )
             )
             return queued if owes_calls else ()
