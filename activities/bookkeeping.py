@@ -172,7 +172,7 @@ class Bookkeeping:
         """A run that was terminated in Temporal could not close itself: do it for it, or leave it its thread."""
         holder = await self._threads.holder(thread)
         if holder not in (None, run) and await self._is_gone(holder):
-            await self._runs.close_gone(holder, thread)
+            await self._runs.close_gone(holder)
 
     async def _is_gone(self, run: str) -> bool:
         try:
@@ -314,7 +314,6 @@ class Bookkeeping:
         """Write down how the run ended, and give its thread back."""
         await self._runs.close(
             closing.run,
-            closing.thread,
             closing.status,
             reason=closing.reason,
             message=closing.message,

@@ -115,10 +115,9 @@ class ModelCaller:
         except ModelUnavailable as error:
             return await self._unavailable(agent, held, error)
         except (ModelError, ConfigError) as error:
-            log.warning("model.failed", code=error.code, error=str(error))
-            record = await self._journal.settle(
-                held, "failed", "", code=error.code, message=shorten(str(error), NOTE_CHARS)
-            )
+            words = shorten(clean_text(str(error))[0], NOTE_CHARS)
+            log.warning("model.failed", code=error.code, error=words)
+            record = await self._journal.settle(held, "failed", "", code=error.code, message=words)
             return _failed(record)
         except asyncio.CancelledError:
             await asyncio.shield(self._journal.hand_back(held))
@@ -149,17 +148,17 @@ class ModelCaller:
 
     async def _unavailable(self, agent: Agent, held: Held, error: ModelUnavailable) -> ModelReply:
         """Wait as told; a throttled call is handed back uncounted, so that no attempt is used up by it."""
-        words = shorten(str(error), NOTE_CHARS)
+        words = shorten(clean_text(str(error))[0], NOTE_CHARS)
         log.warning("model.unavailable", error=words, attempt=held.attempt)
         if error.throttled:
             await self._journal.hand_back(held)
             delay = error.retry_after or FIRST_RETRY * 5
-            raise ApplicationError(words, type=error.code, next_retry_delay=delay) from error
+            raise ApplicationError(words, type=error.code, next_retry_delay=delay) from None
         if held.failures + 1 >= agent.settings.attempts:
             return _failed(await self._journal.settle(held, "failed", "", code=error.code, message=words))
         failures = await self._journal.attempt_failed(held, words)
         delay = error.retry_after or min(FIRST_RETRY * 2 ** (failures - 1), MOST_RETRY)
-        raise ApplicationError(words, type=error.code, next_retry_delay=delay) from error
+        raise ApplicationError(words, type=error.code, next_retry_delay=delay) from None
 
     async def _instructions(self, step: ModelStep, agent: Agent) -> str:
         if agent.memory is None or agent.memory.recall == 0:
@@ -278,10 +277,8 @@ def _arguments(text: str) -> tuple[dict[str, Any], str | None]:
     try:
         arguments = json.loads(cleaned, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        return (
-            {},
-            f"Error: the arguments are not valid JSON ({error}). Write them as one JSON object: {shorten(cleaned, 200)}",
-        )
+        given = shorten(cleaned, 200)
+        return {}, f"Error: the arguments are not valid JSON ({error}). Write them as one JSON object: {given}"
     if not isinstance(arguments, dict):
         return {}, "Error: the arguments must be one JSON object."
     cleaned_arguments: dict[str, Any] = clean_json(arguments)

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from horarium.secrets import redact
+
 INLINE_BYTES = 16 * 1024  # more than this goes to the blob store; the model gets a cut
 HEAD_CHARS = 6 * 1024
 TAIL_CHARS = 2 * 1024
@@ -56,9 +58,9 @@ def call_digest(tool: str, schema_digest: str, arguments: Mapping[str, Any]) -> 
 
 
 def clean_text(text: str) -> tuple[str, bool]:
-    """Replace NUL and lone surrogates by U+FFFD; say whether there were any."""
+    """Replace NUL and lone surrogates by U+FFFD and take secrets out; say whether any character was replaced."""
     cleaned, count = _UNSTORABLE.subn("\ufffd", text)
-    return cleaned, count > 0
+    return redact(cleaned), count > 0
 
 
 def clean(value: Any) -> Cleaned:
@@ -76,7 +78,7 @@ def clean(value: Any) -> Cleaned:
             return Cleaned("", data, ("binary",))
         if "\x00" in text:
             return Cleaned("", data, ("binary",))
-        return Cleaned(text, None, ())
+        return Cleaned(redact(text), None, ())
     changes: list[str] = []
     if isinstance(value, str):
         text, changed = clean_text(value)

@@ -30,9 +30,9 @@ def line_of(text: str, path: Sequence[str | int]) -> int:
     lines = text.splitlines()
     at, found = 0, 1
     for key in (part for part in path if isinstance(part, str)):
-        pattern = re.compile(
-            rf"^\s*(?:-\s*)?[\[\"'.\w{{]*?\b{re.escape(key)}\b[\"']?\s*[\]:=.]|[{{,]\s*[\"']?{re.escape(key)}[\"']?\s*[:=]"
-        )
+        word = re.escape(key)
+        first = rf"^\s*(?:-\s*)?[\[\"'.\w{{]*?\b{word}\b[\"']?\s*[\]:=.]"
+        pattern = re.compile(rf"{first}|[{{,]\s*[\"']?{word}[\"']?\s*[:=]")
         for number in range(at, len(lines)):
             if pattern.search(lines[number]):
                 at, found = number, number + 1
@@ -54,7 +54,8 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
             return "is required"
         case "literal_error":
             allowed = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-            return f"must be one of {problem['ctx']['expected']}, not {problem['input']!r}{near_miss(str(problem['input']), allowed)}"
+            given = problem["input"]
+            return f"must be one of {problem['ctx']['expected']}, not {given!r}{near_miss(str(given), allowed)}"
         case "value_error":
             return str(problem["msg"]).removeprefix("Value error, ")
         case _:

@@ -214,7 +214,6 @@ class CloseRun(Payload):
     """Argument of `close_run`."""
 
     run: str
-    thread: str
     status: Literal["completed", "incomplete", "failed", "cancelled"]
     reason: str | None = None
     message: str | None = None

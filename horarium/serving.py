@@ -25,6 +25,7 @@ from horarium.contract import TOOL_QUEUE_PREFIX
 from horarium.errors import ConfigError, Conflict, HorariumError, NotFound
 from horarium.ledger.agents import ToolCatalog
 from horarium.ledger.database import Ledger
+from horarium.secrets import redact
 from horarium.settings import Settings, WorkerSettings
 from horarium.toolhost import ToolHost
 from horarium.tools import Tool
@@ -113,7 +114,14 @@ class _Translated(ActivityInboundInterceptor):
         try:
             return await super().execute_activity(input)
         except HorariumError as error:
-            raise ApplicationError(str(error), type=error.code, non_retryable=isinstance(error, FINAL)) from error
+            final = isinstance(error, FINAL)
+            raise ApplicationError(redact(str(error)), type=error.code, non_retryable=final) from None
+        except (ApplicationError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            # Causes and stacks go into the history too; the log has them, without what must not be stored.
+            log.exception("activity.broke", activity=input.fn.__name__)
+            raise ApplicationError(redact(f"{type(error).__name__}: {error}"), type="internal") from None
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -6,47 +6,25 @@ written here: it is a reference, `${NAME}`, which is looked up where it is used.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from horarium.definitions import Duration
 from horarium.errors import ConfigError
 from horarium.problems import explain
+from horarium.secrets import REFERENCE, SecretReference, reveal
+
+__all__ = ["SecretReference", "Settings", "WorkerSettings", "reveal"]
 
 SETTINGS_FILE = "horarium.toml"
 STATE_DIR = ".horarium"
-_REFERENCE = re.compile(r"^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$")
-
-
-def _a_reference(value: str) -> str:
-    if not _REFERENCE.match(value):
-        raise ValueError("a secret is not written here; name its environment variable, like ${MY_API_KEY}")
-    return value
-
-
-SecretReference = Annotated[str, AfterValidator(_a_reference)]
-
-
-def reveal(reference: SecretReference) -> str:
-    """Look a secret up, where it is used and nowhere else.
-
-    Raises:
-        ConfigError: The environment variable is not set.
-    """
-    match = _REFERENCE.match(reference)
-    name = match.group(1) if match else reference
-    value = os.environ.get(name)
-    if not value:
-        raise ConfigError(f"The environment variable {name} is not set.", hint=f"Set it: export {name}=…")
-    return value
 
 
 class Section(BaseModel):
@@ -75,8 +53,8 @@ class LedgerSettings(Section):
 
     url: str | None = Field(
         default=None,
-        description="`postgresql://user@host/db` (the password from PGPASSWORD or ~/.pgpass, or the whole as ${NAME}), or "
-        "`sqlite:///file`. None: a file in the state directory.",
+        description="`postgresql://user@host/db` (the password from PGPASSWORD or ~/.pgpass, or the whole as ${NAME}), "
+        "or `sqlite:///file`. None: a file in the state directory.",
     )
     blobs: str | None = Field(default=None, description="An fsspec URL. None: a folder in the state directory.")
 
@@ -215,7 +193,7 @@ class Settings(BaseSettings):
         url = self.ledger.url
         if url is None:
             return f"sqlite:///{self.state / 'ledger.db'}"
-        if _REFERENCE.match(url):
+        if REFERENCE.match(url):
             url = reveal(url)
         if url.startswith("sqlite:///"):
             return f"sqlite:///{self.root / url.removeprefix('sqlite:///')}"

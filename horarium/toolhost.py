@@ -22,7 +22,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from horarium.content import call_digest, canonical, shorten
+from horarium.content import call_digest, canonical, clean_text, shorten
 from horarium.errors import HorariumError, NotApproved, OutcomeUnknown, RunNotFound, StepCrashes, ToolError
 from horarium.ids import split_step_id
 from horarium.ledger.database import Ledger
@@ -270,8 +270,9 @@ class _Attempt:
             bound = tool.bind(arguments, context)
             result = await self._host.threads.run(tool.spec.timeout, tool.function, **bound)
         except ToolError as error:
+            said = clean_text(str(error))[0]
             record = await self._journal.settle(
-                held, "failed", f"Error: {error}", code=error.code, message=shorten(str(error), NOTE_CHARS)
+                held, "failed", f"Error: {said}", code=error.code, message=shorten(said, NOTE_CHARS)
             )
             return outcome_of(record)
         except asyncio.CancelledError:
@@ -300,7 +301,7 @@ class _Attempt:
             return outcome_of(record)
         failures = await self._journal.attempt_failed(held, shorten(words, NOTE_CHARS))
         delay = min(FIRST_RETRY * 2 ** (failures - 1), MOST_RETRY)
-        raise ApplicationError(shorten(words, NOTE_CHARS), type="tool_failed", next_retry_delay=delay)
+        raise ApplicationError(shorten(words, NOTE_CHARS), type="tool_failed", next_retry_delay=delay) from None
 
     async def _unknown(
         self, claim: StepClaim, arguments: dict[str, Any], why: str, failed: Held | None = None
@@ -387,5 +388,5 @@ def outcome_of(record: StepRecord) -> ToolOutcome:
 
 def _words(error: BaseException) -> str:
     with contextlib.suppress(Exception):
-        return f"{type(error).__name__}: {error}"
+        return clean_text(f"{type(error).__name__}: {error}")[0]
     return type(error).__name__

@@ -87,8 +87,8 @@ class AgentRun:
     """One run of one agent version against a thread."""
 
     @workflow.init
-    def __init__(self, request: RunRequest) -> None:
-        self._request = request
+    def __init__(self, request: Any = None) -> None:
+        self._request, self._bad_request = _read_request(request)
         self._run = workflow.info().workflow_id
         self._machine: Machine | None = None
         self._desk = ApprovalDesk()
@@ -103,15 +103,17 @@ class AgentRun:
         self._broken: Exception | None = None
 
     @workflow.run
-    async def run(self, request: RunRequest) -> RunResult:
+    async def run(self, request: Any = None) -> RunResult:
         """Drive the machine until it closes.
 
         Raises:
             ApplicationError: The run failed; its type is the reason's code, its first detail the `RunResult`.
             CancelledError: The run was cancelled, after everything in flight had said what became of it.
         """
+        if self._bad_request is not None:
+            raise ApplicationError(self._bad_request, type="bad_request", non_retryable=True)
         try:
-            machine, commands = await self._open(request)
+            machine, commands = await self._open(self._request)
             await self._drive(machine, commands)
         except asyncio.CancelledError:
             # Only while opening: from then on a cancellation is an event like any other.
@@ -153,15 +155,17 @@ class AgentRun:
     # ---- deciding
 
     @workflow.update(name=contract.UPDATE_DECIDE)
-    async def decide(self, decision: Decision) -> ApprovalState:
-        """Approve or reject; answers with what then stands."""
-        return self._decide(decision, "update")
+    async def decide(self, decision: Any) -> ApprovalState:
+        """Approve or reject (`Decision`); answers with what then stands."""
+        return self._decide(Decision.model_validate(decision), "update")
 
     @decide.validator
-    def may_decide(self, decision: Decision) -> None:
+    def may_decide(self, decision: Any) -> None:
         """Refuse before history is written."""
         try:
-            self._desk.check(decision)
+            self._desk.check(Decision.model_validate(decision))
+        except ValidationError as error:
+            raise ApplicationError(_first_problem(error), type="bad_request", non_retryable=True) from error
         except HorariumError as error:
             raise _application_error(error) from error
 
@@ -229,8 +233,7 @@ class AgentRun:
         try:
             return TypeAdapter(model).validate_python(payload)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            self._refuse(signal, f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}")
+            self._refuse(signal, _first_problem(error))
             return None
 
     def _refuse(self, signal: str, why: str) -> None:
@@ -255,7 +258,9 @@ class AgentRun:
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise asyncio.CancelledError from error
-            raise self._opening_failed(error) from error
+            failure = self._opening_failed(error)
+            await self._close_run(Close("failed", failure.type, failure.message))
+            raise failure from error
         machine = Machine(plan)
         self._machine = machine
         self._show_status(machine, first=True)
@@ -538,7 +543,6 @@ class AgentRun:
             protocol.CLOSE_RUN,
             protocol.CloseRun(
                 run=self._run,
-                thread=machine.plan.thread if machine else "",
                 status=close.status,
                 reason=close.reason,
                 message=close.message,
@@ -623,6 +627,19 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(task)
     task.result()
+
+
+def _read_request(request: Any) -> tuple[RunRequest, str | None]:
+    """Read the argument here and not in the converter: a bad one must end the run, not stop its workflow task."""
+    try:
+        return RunRequest.model_validate(request), None
+    except ValidationError as error:
+        return RunRequest(agent=""), f"The run request is wrong. {_first_problem(error)}"
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
 
 
 def _application_error(error: HorariumError) -> ApplicationError:

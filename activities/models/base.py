@@ -59,8 +59,8 @@ class ModelRequest:
 class Turn:
     """What the model did: text, or calls, or both.
 
-    `finish` is `stop` (also for calls), `length` when the output limit cut it, `filtered` when the provider withheld it.
-    `items` are kept and sent back with the conversation, when the provider wants that. `model` is what answered.
+    `finish` is `stop` (also for calls), `length` when the output limit cut it, `filtered` when it was withheld.
+    `items` are sent back with the conversation, when the provider wants that. `model` is what answered.
     """
 
     text: str = ""

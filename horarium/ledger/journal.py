@@ -32,7 +32,7 @@ SETTLED: tuple[StepStatus, ...] = ("completed", "failed", "rejected", "skipped",
 log = structlog.get_logger()
 
 SETTLE_PATIENCE = timedelta(minutes=10)
-MAX_CRASHES = 6  # attempts that neither settled nor failed: the step takes its worker down
+MAX_CRASHES = 12  # attempts that neither settled nor failed: the step takes its worker down
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +415,7 @@ class Journal:
             return await _one(connection, claim.run_id, claim.number)
 
     async def attempt_failed(self, held: Held, message: str) -> int:
-        """Give a claim back after an attempt that is known to have done nothing lasting. Returns the failures so far."""
+        """Give a claim back after an attempt that did nothing lasting. Returns the failures so far."""
         return await self._give_back(held, message, failed=1)
 
     async def hand_back(self, held: Held) -> None:
@@ -612,6 +612,18 @@ async def append_messages(
             created_at=now,
         )
         seq += 1
+
+
+async def leave_nothing_claimed(connection: Statements, run_id: str, now: datetime) -> None:
+    """At the end of a run: what was begun and never settled may have happened, or did nothing that lasts."""
+    begun = (steps.c.run_id == run_id, steps.c.status == "claimed")
+    lasting = (steps.c.kind == "tool_call", steps.c.effect != Effect.READ.value)
+    message = "The run ended before it was known whether this was done."
+    await connection.execute(
+        update(steps).where(*begun, *lasting).values(status="unknown", code="outcome_unknown", message=message)
+    )
+    unfinished = (steps.c.run_id == run_id, steps.c.status.in_(("claimed", "pending")))
+    await connection.execute(update(steps).where(*unfinished).values(status="cancelled", settled_at=now))
 
 
 def output_digest(record: StepRecord) -> str | None:

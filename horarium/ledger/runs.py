@@ -14,7 +14,7 @@ from horarium.contract import RunRequest, Status, Usage
 from horarium.errors import Conflict, RunExists, RunNotFound
 from horarium.ids import thread_id_for_run
 from horarium.ledger.database import Ledger, Statements
-from horarium.ledger.journal import Answered, append_messages
+from horarium.ledger.journal import Answered, append_messages, leave_nothing_claimed
 from horarium.ledger.schema import Instant, messages, runs
 from horarium.ledger.threads import Threads, queue_input, queued_refs, release
 
@@ -122,7 +122,6 @@ class Runs:
     async def close(
         self,
         run_id: str,
-        thread: str,
         status: Status,
         *,
         reason: str | None,
@@ -149,9 +148,10 @@ class Runs:
                     closed_at=now,
                 )
             )
-            await release(connection, thread, run_id)
+            await leave_nothing_claimed(connection, run_id, now)
+            await release(connection, run_id)
 
-    async def close_gone(self, run_id: str, thread: str) -> None:
+    async def close_gone(self, run_id: str) -> None:
         """Write down that a run was ended from outside and could not say so itself; its thread is free again."""
         async with self._ledger.write() as connection:
             await connection.execute(
@@ -164,7 +164,8 @@ class Runs:
                     closed_at=datetime.now(UTC),
                 )
             )
-            await release(connection, thread, run_id)
+            await leave_nothing_claimed(connection, run_id, datetime.now(UTC))
+            await release(connection, run_id)
 
     async def mark(self, run_id: str, status: Status) -> None:
         """Show an open run's status in lists."""

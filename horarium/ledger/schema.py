@@ -86,7 +86,7 @@ threads = Table(
     metadata,
     Column("id", String(200), primary_key=True),
     Column("tenant", String(64), nullable=False),
-    Column("open_run", String(200)),
+    Column("open_run", String(200), index=True),
     Column("created_at", Instant, nullable=False),
     Column("deleted_at", Instant),
 )

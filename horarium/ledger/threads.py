@@ -100,11 +100,6 @@ class Threads:
             found: str | None = await connection.scalar(select(threads.c.open_run).where(threads.c.id == thread))
             return found
 
-    async def release(self, thread: str, run_id: str) -> None:
-        """Take the thread back from a run that is no more."""
-        async with self._ledger.write() as connection:
-            await release(connection, thread, run_id)
-
     async def read(self, thread: str, *, after: int = -1) -> list[ThreadMessage]:
         """The messages after place `after`, oldest first."""
         async with self._ledger.read() as connection:
@@ -178,11 +173,9 @@ class Threads:
             )
 
 
-async def release(connection: Statements, thread: str, run_id: str) -> None:
-    """Within a transaction: the run no longer has the thread."""
-    await connection.execute(
-        update(threads).where(threads.c.id == thread, threads.c.open_run == run_id).values(open_run=None)
-    )
+async def release(connection: Statements, run_id: str) -> None:
+    """Within a transaction: the run no longer has its thread."""
+    await connection.execute(update(threads).where(threads.c.open_run == run_id).values(open_run=None))
 
 
 async def queue_input(connection: Statements, thread: str, run_id: str, text: str | None, author: str | None) -> None:

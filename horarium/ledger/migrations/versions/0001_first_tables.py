@@ -43,6 +43,9 @@ def upgrade() -> None:
         sa.Column("deleted_at", Instant(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_threads")),
     )
+    with op.batch_alter_table("threads", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_threads_open_run"), ["open_run"], unique=False)
+
     op.create_table(
         "tools",
         sa.Column("name", sa.String(length=64), nullable=False),
