@@ -506,7 +506,7 @@ def _usage(record: RunRecord) -> Usage:
 
 def _translated(error: RPCError, run_id: str) -> HorariumError:
     if error.status is RPCStatusCode.NOT_FOUND:
-        if "already completed" in str(error):
+        if "completed" in str(error).lower():
             return Conflict(f"Run {run_id} has ended.", hint=f"See how: horarium runs show {run_id}")
         return RunNotFound(f"There is no run {run_id!r}.", hint="See which there are: horarium runs list")
     if error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):

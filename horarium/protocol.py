@@ -183,7 +183,7 @@ class SettleStep(Payload):
 
     run: str
     number: int
-    call: Call | None
+    call: Call
     status: Literal["completed", "skipped", "cancelled", "failed"]
     output: str
     by: str | None = None

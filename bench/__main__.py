@@ -1,0 +1,59 @@
+"""`python -m bench`: measure, print the table, write the JSON."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.parts import PARTS, Effort
+from bench.report import Report, Row, table
+from bench.rig import running_rig
+from tests.support.stack import scratch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 when it ran, whatever the figures: a busy machine is no failure."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure a step against bare Temporal.")
+    parser.add_argument("--only", metavar="PARTS", help=f"Some of: {','.join(PARTS)}. Default: all.")
+    parser.add_argument("--quick", action="store_true", help="Few repetitions: to see that it works.")
+    parser.add_argument("--out", type=Path, help="JSON file. Default: bench/results/<time>.json")
+    chosen = parser.parse_args(arguments)
+    parts = chosen.only.split(",") if chosen.only else list(PARTS)
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        parser.error(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
+    console = Console()
+    directory = scratch()
+    try:
+        rows = asyncio.run(measure(directory, parts, Effort.quick() if chosen.quick else Effort(), console))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    report = Report.of(rows, quick=chosen.quick)
+    file = chosen.out or RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    report.write(file)
+    console.print(table(report))
+    console.print(f"Written to {file}")
+    return 0
+
+
+async def measure(directory: Path, parts: list[str], effort: Effort, console: Console) -> list[Row]:
+    """All rows of these parts."""
+    rows: list[Row] = []
+    with console.status("starting the server and the workers"):
+        async with running_rig(directory) as rig:
+            for part in parts:
+                console.print(f"measuring {part} …")
+                rows += await PARTS[part](rig, effort)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""The parts of the bench; each measures one promise and gives rows.
+
+What is compared is interleaved, run by run, so that a busy moment of the machine meets both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from statistics import median
+
+from bench.report import Row
+from bench.rig import Rig
+
+CROWD = 50
+SOON = timedelta(seconds=60)  # for a run that has nothing left to do
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How often each thing is repeated."""
+
+    short: int = 9
+    long: int = 5
+    crowds: int = 3
+    kills: int = 5
+    decisions: int = 20
+    settle: bool = True
+
+    @classmethod
+    def quick(cls) -> Effort:
+        """Enough to see that all of it works."""
+        return cls(short=2, long=1, crowds=1, kills=1, decisions=3, settle=False)
+
+
+async def steps(rig: Rig, effort: Effort) -> list[Row]:
+    """What a step costs at 10 and at 100 turns, and how much history it leaves."""
+    rows: list[Row] = []
+    for turns, repeats, bar in ((10, effort.short, 1.2), (100, effort.long, 0.85)):
+        await _both(rig, turns)
+        ours, theirs = [], []
+        for _ in range(repeats):
+            mine, others = await _both(rig, turns)
+            ours.append(mine)
+            theirs.append(others)
+        rows.append(_compared("steps", f"a step, {turns} turns", "ms", ours, theirs, bar))
+        rows.append(_alone("steps", f"a step, {turns} turns, absolute", "ms", ours, 12))
+    sizes = await rig.history_bytes(await rig.run(100)), await rig.history_bytes(await rig.bare(100))
+    rows.append(_compared("steps", "history of 100 turns", "bytes", [sizes[0]], [sizes[1]], 0.1))
+    return rows
+
+
+async def crowd(rig: Rig, effort: Effort) -> list[Row]:
+    """Many runs at once."""
+
+    async def rate(one: Callable[[int], Awaitable[str]]) -> float:
+        began = time.monotonic()
+        await asyncio.gather(*(one(10) for _ in range(CROWD)))
+        return CROWD * _steps(10) / (time.monotonic() - began)
+
+    ours, theirs = [], []
+    for _ in range(effort.crowds):
+        ours.append(await rate(rig.run))
+        theirs.append(await rate(rig.bare))
+    return [_compared("crowd", f"throughput, {CROWD} runs at once", "steps/s", ours, theirs, None)]
+
+
+async def tools(rig: Rig, effort: Effort) -> list[Row]:
+    """What a step costs when the tools have a worker of their own."""
+    apart = [await _timed(rig.run(100, agent="apart"), 100) for _ in range(effort.long)]
+    return [_alone("tools", "a step, tools in a tool worker", "ms", apart, 18)]
+
+
+async def kill(rig: Rig, effort: Effort) -> list[Row]:
+    """From kill -9 of the only worker, a new one started at once, to the next step."""
+    ways = {
+        "in mid-step": _killed_in_mid_step,
+        "between steps": _killed_between_steps,
+        "at a random moment": _killed_at_random,
+    }
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(effort.kills):
+        for way, measure in ways.items():
+            taken[way].append(await measure(rig))
+    return [_alone("kill", f"kill -9 {way} → next step", "s", seconds, 3) for way, seconds in taken.items()]
+
+
+async def decide(rig: Rig, effort: Effort) -> list[Row]:
+    """From a person's decision to the moment the effect starts."""
+    run = await rig.start("acts")
+    taken: list[float] = []
+    for _ in range(effort.decisions):
+        approval = await rig.pending(run)
+        decided = time.monotonic()
+        await run.approve(approval, by="bench")
+        taken.append((await rig.next_start(decided) - decided) * 1_000)
+    await run.cancel()
+    await run.result(SOON)
+    return [_alone("decide", "decision → effect starts", "ms", taken, 50)]
+
+
+async def long(rig: Rig, effort: Effort) -> list[Row]:
+    """A thousand turns cost and store no more each than a hundred."""
+    rows: list[Row] = []
+    runs = 10 if effort.settle else 2
+    before = await _weighed(rig, effort)
+    hundreds = [await _timed(rig.run(100), 100) for _ in range(runs)]
+    between = await _weighed(rig, effort)
+    thousand = await _timed(rig.run(1_000), 1_000)
+    after = await _weighed(rig, effort)
+    for _ in range(2):
+        await rig.bare(100)
+    with_bare = await _weighed(rig, effort)
+    each, whole = (between - before) / (100 * runs), (after - between) / 1_000
+    rows.append(
+        Row(
+            part="long",
+            measure="a step, 1,000 turns",
+            unit="ms",
+            horarium=thousand,
+            against="at 100 turns",
+            other=median(hundreds),
+            bar=1.1,
+            other_samples=tuple(hundreds),
+        )
+    )
+    rows.append(
+        Row(
+            part="long",
+            measure="stored per turn, 1,000 turns",
+            unit="bytes",
+            horarium=whole,
+            against="at 100 turns",
+            other=each,
+            bar=1.1,
+        )
+    )
+    bare = (with_bare - after) / 2
+    rows.append(_compared("long", "stored by a run of 100 turns", "bytes", [each * 100], [bare], None))
+    return rows
+
+
+PARTS: dict[str, Callable[[Rig, Effort], Awaitable[list[Row]]]] = {
+    "steps": steps,
+    "crowd": crowd,
+    "tools": tools,
+    "decide": decide,
+    "kill": kill,
+    "long": long,
+}
+
+
+# ---- one measurement
+
+
+def _steps(turns: int) -> int:
+    return 2 * turns + 1  # a model call and a tool call each turn, and the model's last word
+
+
+async def _timed(run: Awaitable[str], turns: int) -> float:
+    began = time.monotonic()
+    await run
+    return (time.monotonic() - began) * 1_000 / _steps(turns)
+
+
+async def _both(rig: Rig, turns: int) -> tuple[float, float]:
+    return await _timed(rig.run(turns), turns), await _timed(rig.bare(turns), turns)
+
+
+async def _weighed(rig: Rig, effort: Effort) -> int:
+    if effort.settle:
+        await rig.tidied()
+    return rig.stored_bytes()
+
+
+async def _killed_in_mid_step(rig: Rig) -> float:
+    began = time.monotonic()
+    run = await rig.start("dawdle")
+    await rig.next_start(began)
+    await asyncio.sleep(random.uniform(0.1, 1.5))
+    killed = _kill(rig)
+    taken = await rig.next_start(killed) - killed
+    await run.result(SOON)
+    return taken
+
+
+async def _killed_between_steps(rig: Rig) -> float:
+    run = await rig.start("act")
+    approval = await rig.pending(run)
+    killed = _kill(rig)
+    await run.approve(approval, by="bench")
+    taken = await rig.next_start(killed) - killed
+    await run.result(SOON)
+    return taken
+
+
+async def _killed_at_random(rig: Rig) -> float:
+    began = time.monotonic()
+    run = await rig.start("tick")
+    await rig.next_start(began)
+    await asyncio.sleep(random.uniform(0.1, 1.5))
+    killed = _kill(rig)
+    taken = await rig.next_start(killed) - killed
+    await run.cancel()
+    await run.result(SOON)
+    return taken
+
+
+def _kill(rig: Rig) -> float:
+    rig.stack.kill_worker()
+    killed = time.monotonic()
+    rig.stack.start_worker()
+    return killed
+
+
+def _alone(part: str, measure: str, unit: str, samples: list[float], bar: float) -> Row:
+    return Row(
+        part=part,
+        measure=measure,
+        unit=unit,
+        horarium=median(samples),
+        judged="value",
+        bar=bar,
+        samples=tuple(samples),
+    )
+
+
+def _compared(part: str, measure: str, unit: str, ours: list[float], theirs: list[float], bar: float | None) -> Row:
+    return Row(
+        part=part,
+        measure=measure,
+        unit=unit,
+        horarium=median(ours),
+        against="bare",
+        other=median(theirs),
+        bar=bar,
+        samples=tuple(ours),
+        other_samples=tuple(theirs),
+    )

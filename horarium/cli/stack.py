@@ -1,0 +1,122 @@
+"""`horarium up` and `horarium worker`: the commands that start engine processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from horarium.cli import talk
+from horarium.engine import use_engine
+from horarium.settings import Settings
+from horarium.stack import read_stack
+
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option("--directory", "-C", envvar="HORARIUM_DIRECTORY", help="Of the project. Default: around here."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object a line.")]
+
+
+def up(
+    workers: Annotated[int, typer.Option(min=1, max=32, envvar="HORARIUM_WORKERS", help="Engine workers.")] = 1,
+    port: Annotated[
+        int | None,
+        typer.Option(envvar="HORARIUM_PORT", help="Of Temporal. Default: 7233, or any free one when that is taken."),
+    ] = None,
+    health_port: Annotated[
+        int | None, typer.Option(envvar="HORARIUM_HEALTH_PORT", help="Of the health endpoint. Default: any free one.")
+    ] = None,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start server, worker and health endpoint on this machine; keep them running until Ctrl-C.
+
+    Everything is on loopback, and its state in ./.horarium: it survives. What dies is started again.
+
+    \b
+    Exit codes: 0 stopped, 1 another stack runs here, 2 a file or setting is wrong, 3 the server did not come up.
+
+    \b
+    Example:
+      horarium up
+    """
+    use_engine()
+    talk.perform(_up(workers, port, health_port, directory, as_json=as_json))
+
+
+async def _up(
+    workers: int, port: int | None, health_port: int | None, directory: Path | None, *, as_json: bool
+) -> None:
+    from horarium.logs import set_up_logging
+    from workers.supervisor import Supervisor
+
+    settings = Settings.load(directory)
+    set_up_logging("warning")
+
+    def say(line: str) -> None:
+        if not as_json:
+            talk.out().print(line, soft_wrap=True)
+            return
+        ready = read_stack(settings) if line.startswith("Ready") else None
+        told = {"event": "ready", **ready.model_dump(mode="json")} if ready else {"event": "said", "text": line}
+        print(json.dumps(told), flush=True)
+
+    await Supervisor(settings, workers=workers, port=port, health_port=health_port, say=say).run()
+
+
+def worker(
+    tools: Annotated[
+        bool, typer.Option("--tools", help="Serve the project's tools instead, from a process of their own.")
+    ] = False,
+    directory: DirectoryOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json/--no-json", help="Log JSON lines. Default: unless stderr is a terminal.")
+    ] = False,
+) -> None:
+    """Run one worker until Ctrl-C or SIGTERM; what is in flight is finished or handed back.
+
+    `horarium up` starts workers by itself; this is for more of them, on this or another host, against the Temporal
+    and the ledger that the settings name.
+
+    \b
+    Exit codes: 0 stopped, 2 a file or setting is wrong, 3 cannot reach Temporal or the ledger.
+
+    \b
+    Examples:
+      horarium worker
+      horarium worker --tools
+    """
+    if not tools:
+        use_engine()
+    talk.perform(_worker(tools, directory, as_json=as_json))
+
+
+async def _worker(tools: bool, directory: Path | None, *, as_json: bool) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings = Settings.load(directory)
+    if tools:
+        await _serve_tools(settings, stop, as_json=as_json)
+        return
+    from horarium.logs import set_up_logging
+    from horarium.project import Project, clashing_imports
+    from workers.engine import run_engine
+
+    set_up_logging(settings.log_level, json=True if as_json else None)
+    apart = settings.tools.process == "own" or (settings.tools.process == "auto" and clashing_imports(settings))
+    await run_engine(settings, Project.load(settings, with_tools=not apart), stop)
+
+
+async def _serve_tools(settings: Settings, stop: asyncio.Event, *, as_json: bool) -> None:
+    from horarium.logs import set_up_logging
+    from horarium.project import load_tools
+    from horarium.serving import serve_tools
+
+    set_up_logging(settings.log_level, json=True if as_json else None)
+    await serve_tools(load_tools(settings).values(), name=settings.tools.name, settings=settings, stop=stop)

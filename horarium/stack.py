@@ -1,0 +1,87 @@
+"""Where the embedded stack of a project runs: what `horarium up` writes down, and everybody else reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from horarium.errors import Unreachable
+from horarium.settings import Settings
+
+STACK_FILE = "stack.json"
+
+
+class Process(BaseModel):
+    """One process of the stack."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    pid: int
+
+
+class Stack(BaseModel):
+    """A running stack. Addresses are `host:port`, the others URLs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    address: str
+    namespace: str
+    ui: str
+    health: str
+    server: Process | None = None
+    worker: Process | None = None
+    more_workers: tuple[Process, ...] = ()
+    tool_worker: Process | None = None
+
+
+def stack_file(settings: Settings) -> Path:
+    """Where the stack of this project is written down."""
+    return settings.state / STACK_FILE
+
+
+def read_stack(settings: Settings) -> Stack | None:
+    """The stack of this project, when one runs."""
+    try:
+        stack = Stack.model_validate_json(stack_file(settings).read_text("utf-8"))
+    except (OSError, ValidationError):
+        return None
+    return stack if _alive(stack.pid) else None
+
+
+def write_stack(settings: Settings, stack: Stack) -> None:
+    """Write the stack down, whole or not at all."""
+    file = stack_file(settings)
+    part = file.with_suffix(".part")
+    part.write_text(stack.model_dump_json(indent=2), "utf-8")
+    part.replace(file)
+
+
+def resolve_address(settings: Settings) -> str:
+    """The server that the settings name, or this project's embedded one.
+
+    Raises:
+        Unreachable: Neither is there.
+    """
+    if settings.temporal.address is not None:
+        return settings.temporal.address
+    stack = read_stack(settings)
+    if stack is None:
+        raise Unreachable(
+            f"No stack runs for the project in {settings.root}, and no Temporal address is set.",
+            hint="Start it: horarium up (or set HORARIUM_TEMPORAL__ADDRESS)",
+        )
+    return stack.address
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,27 @@
+"""Effects are done once, approved and kept, whatever is killed. `python -m tests.chaos` is the long form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.harness import Target, chaos
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("targets", "kills"),
+    [(("engine",), 15), (("tools",), 5), (("server",), 3), (("engine", "tools", "server"), 5)],
+    ids=["engine", "tool-worker", "server", "all"],
+)
+async def test_no_effect_is_lost_or_doubled_under_kill_9(
+    tmp_path: Path, targets: tuple[Target, ...], kills: int
+) -> None:
+    outcome = await chaos(tmp_path, kills=kills, seed=20261121, targets=targets)
+
+    assert outcome.problems == []
+    assert outcome.kills.total() == kills
+    assert outcome.runs["completed"] >= 20
+    assert outcome.findings.effects > 0

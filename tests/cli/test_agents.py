@@ -1,0 +1,63 @@
+"""`horarium agents`, on a project's files and a real ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Horarium
+
+GOOD = "name: hello\nmodel: scripted:x.yaml\ntools: [look]\n"
+TOOL = 'from horarium import tool\n\n\n@tool(effect="read")\ndef look(n: int) -> str:\n    "Look."\n    return "x"\n'
+
+
+@pytest.fixture
+def files(filled: Path) -> Path:
+    for folder in ("agents", "tools"):
+        (filled / folder).mkdir()
+    (filled / "agents" / "hello.yaml").write_text(GOOD)
+    (filled / "tools" / "look.py").write_text(TOOL)
+    return filled
+
+
+@pytest.mark.usefixtures("files")
+def test_the_list_says_how_files_and_ledger_differ(horarium: Horarium) -> None:
+    rows = [json.loads(line) for line in horarium("agents", "list", "--json").stdout.splitlines()]
+
+    assert [(row["agent"], row["state"]) for row in rows] == [("clerk", "only in the ledger"), ("hello", "new")]
+
+
+@pytest.mark.usefixtures("files")
+def test_a_version_of_the_ledger_is_shown(horarium: Horarium) -> None:
+    shown = json.loads(horarium("agents", "show", "clerk", "--version", "1", "--json").stdout)
+
+    assert shown["version"] == 1
+    assert shown["definition"]["model"] == "scripted:turns.yaml"
+
+
+@pytest.mark.usefixtures("files")
+def test_an_agent_that_is_not_there_is_answered_with_the_near_miss(horarium: Horarium) -> None:
+    result = horarium("agents", "show", "helo")
+
+    assert result.exit_code == 2
+    assert "did you mean 'hello'?" in result.stderr
+
+
+@pytest.mark.usefixtures("files")
+def test_a_project_that_is_well_is_valid(horarium: Horarium) -> None:
+    assert horarium("agents", "validate").exit_code == 0
+
+
+def test_every_mistake_of_every_file_is_named_with_file_line_field_and_near_miss(
+    horarium: Horarium, files: Path
+) -> None:
+    (files / "agents" / "bad.yaml").write_text("name: bad\nmodel: local\nlimits: {max_turn: 3}\n")
+    (files / "agents" / "hello.yaml").write_text(GOOD.replace("look", "lok"))
+
+    result = horarium("agents", "validate")
+
+    assert result.exit_code == 2
+    assert "agents/bad.yaml:3: limits.max_turn: unknown field; did you mean 'max_turns'?" in result.stdout
+    assert "agents/hello.yaml:3: tools.0: there is no tool 'lok'; did you mean 'look'?" in result.stdout

@@ -1,0 +1,1 @@
+"""What is shipped, and who imports whom."""

