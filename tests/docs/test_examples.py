@@ -19,6 +19,12 @@ from tests.support.stack import until
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "log-triage"
+# For a checkout that is not installed; the `temporal` of the wheel is beside this interpreter.
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
@@ -28,7 +34,8 @@ async def project(tmp_path: Path) -> AsyncIterator[Path]:
     copy = tmp_path / "log-triage"
     shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns(".horarium", "*.db*", "__pycache__"))
     with (copy / "up.log").open("wb") as log:
-        up = subprocess.Popen([sys.executable, "-m", "horarium", "up"], cwd=copy, stdout=log, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-m", "horarium", "up"]
+        up = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
     try:
         await until(lambda: (copy / ".horarium" / "stack.json").exists(), f"up; see {copy}/up.log", up, timeout=90)
         yield copy
@@ -39,7 +46,7 @@ async def project(tmp_path: Path) -> AsyncIterator[Path]:
 
 def test_the_demonstration_keeps_its_promises():
     command = [sys.executable, EXAMPLE / "demo.py", "--model", "scripted"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kill -9" in done.stdout
@@ -49,8 +56,7 @@ def test_the_demonstration_keeps_its_promises():
 
 async def test_the_temporal_cli_alone_starts_looks_approves_and_reads_the_result(project: Path):
     address = json.loads((project / ".horarium" / "stack.json").read_text())["address"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "TEMPORAL_ADDRESS": address}
+    environment = {**ENVIRONMENT, "TEMPORAL_ADDRESS": address}
 
     script = ROOT / "examples" / "temporal-cli" / "approve.sh"
     done = subprocess.run([script], env=environment, cwd=project, capture_output=True, text=True, timeout=120)

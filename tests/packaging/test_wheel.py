@@ -103,7 +103,9 @@ def test_the_wheel_has_one_top_level_name(wheel: Path):
 
 
 def test_the_neighbour_keeps_its_name(installed: Installed):
-    said = run(str(installed.python), "-c", "import horarium, workflows; print(workflows.WHOSE)")
+    said = run(
+        str(installed.python), "-c", "import horarium, workflows; print(workflows.WHOSE)", where=installed.directory
+    )
 
     assert said.strip() == "the neighbour's"
 
@@ -127,7 +129,7 @@ def built(source: Path, into: Path) -> Path:
     return next(into.glob("*.whl"))
 
 
-def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+def run(*command: str, where: Path | None = None) -> str:
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
