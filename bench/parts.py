@@ -115,6 +115,7 @@ async def long(rig: Rig, effort: Effort) -> list[Row]:
     for _ in range(2):
         await rig.bare(100)
     with_bare = await _weighed(rig, effort)
+    hundreds += [await _timed(rig.run(100), 100) for _ in range(runs)]  # before and after: machines have moods
     each, whole = (between - before) / (100 * runs), (after - between) / 1_000
     rows.append(
         Row(

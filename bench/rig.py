@@ -96,7 +96,7 @@ class Rig:
         def at_rest() -> bool:
             with closing(sqlite3.connect(self.stack.server_file, timeout=5)) as connection:
                 counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TASK_TABLES]
-            return max(counts) <= TASKS_LEFT
+            return bool(max(counts) <= TASKS_LEFT)
 
         await until(at_rest, "the server has cleared its task tables", timeout=SERVER_TIDIES)
 

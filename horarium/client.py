@@ -63,6 +63,12 @@ from horarium.turns import stored_turn
 # A workflow task of a run takes milliseconds; when its worker dies, this is how long nobody else gets it.
 TASK_TIMEOUT = timedelta(seconds=2)
 LOOK_EVERY = 0.2  # seconds, of `watch`
+_AWAY = (
+    RPCStatusCode.UNAVAILABLE,
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.CANCELLED,
+    RPCStatusCode.FAILED_PRECONDITION,  # no worker has been seen on the queue
+)
 _BY_CODE = {
     kind.code: kind
     for kind in vars(errors).values()
@@ -380,6 +386,8 @@ class Run:
             Conflict: The run has ended.
         """
         try:
+            if (await self._handle.describe()).close_time is not None:  # Temporal takes a late request in silence
+                raise Conflict(f"Run {self.id} has ended.", hint=f"See how: horarium runs show {self.id}")
             await self._handle.cancel()
         except RPCError as error:
             raise _translated(error, self.id) from error
@@ -509,6 +517,6 @@ def _translated(error: RPCError, run_id: str) -> HorariumError:
         if "completed" in str(error).lower():
             return Conflict(f"Run {run_id} has ended.", hint=f"See how: horarium runs show {run_id}")
         return RunNotFound(f"There is no run {run_id!r}.", hint="See which there are: horarium runs list")
-    if error.status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+    if error.status in _AWAY:
         return Unreachable("Temporal, or a worker, does not answer.", hint="Is it running? Try: horarium doctor")
     return HorariumError(str(error))

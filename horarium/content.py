@@ -22,6 +22,7 @@ from horarium.secrets import redact
 INLINE_BYTES = 16 * 1024  # more than this goes to the blob store; the model gets a cut
 HEAD_CHARS = 6 * 1024
 TAIL_CHARS = 2 * 1024
+_PIECE = 1 << 20
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -59,8 +60,12 @@ def call_digest(tool: str, schema_digest: str, arguments: Mapping[str, Any]) -> 
 
 def clean_text(text: str) -> tuple[str, bool]:
     """Replace NUL and lone surrogates by U+FFFD and take secrets out; say whether any character was replaced."""
-    cleaned, count = _UNSTORABLE.subn("\ufffd", text)
-    return redact(cleaned), count > 0
+    if len(text) <= _PIECE:
+        cleaned, count = _UNSTORABLE.subn("\ufffd", text)
+        return redact(cleaned), count > 0
+    # In pieces, because one pass over hundreds of megabytes would hold the interpreter for seconds.
+    pieces = [_UNSTORABLE.subn("\ufffd", text[start : start + _PIECE]) for start in range(0, len(text), _PIECE)]
+    return redact("".join(piece for piece, _ in pieces)), any(count for _, count in pieces)
 
 
 def clean(value: Any) -> Cleaned:

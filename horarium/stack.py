@@ -1,7 +1,12 @@
-"""Where the embedded stack of a project runs: what `horarium up` writes down, and everybody else reads."""
+"""Where the embedded stack of a project runs: what `horarium up` writes down, and everybody else reads.
+
+A file can outlive the process that wrote it, so it counts only while its writer lives and owns the directory.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -11,6 +16,7 @@ from horarium.errors import Unreachable
 from horarium.settings import Settings
 
 STACK_FILE = "stack.json"
+LOCK_FILE = "lock"
 
 
 class Process(BaseModel):
@@ -23,7 +29,7 @@ class Process(BaseModel):
 
 
 class Stack(BaseModel):
-    """A running stack. Addresses are `host:port`, the others URLs."""
+    """A stack that is ready, or was. `address` is `host:port`, `ui` and `health` are URLs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,15 +55,37 @@ def read_stack(settings: Settings) -> Stack | None:
         stack = Stack.model_validate_json(stack_file(settings).read_text("utf-8"))
     except (OSError, ValidationError):
         return None
-    return stack if _alive(stack.pid) else None
+    return stack if is_alive(stack.pid) and is_locked(settings) else None
 
 
 def write_stack(settings: Settings, stack: Stack) -> None:
     """Write the stack down, whole or not at all."""
     file = stack_file(settings)
     part = file.with_suffix(".part")
-    part.write_text(stack.model_dump_json(indent=2), "utf-8")
+    part.write_text(stack.model_dump_json(indent=2) + "\n", "utf-8")
     part.replace(file)
+
+
+def is_locked(settings: Settings) -> bool:
+    """Whether somebody owns the state directory."""
+    with contextlib.suppress(FileNotFoundError), (settings.state / LOCK_FILE).open() as lock:
+        try:
+            # Shared, so that two who look do not take each other for the owner.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def resolve_address(settings: Settings) -> str:
@@ -70,18 +98,5 @@ def resolve_address(settings: Settings) -> str:
         return settings.temporal.address
     stack = read_stack(settings)
     if stack is None:
-        raise Unreachable(
-            f"No stack runs for the project in {settings.root}, and no Temporal address is set.",
-            hint="Start it: horarium up (or set HORARIUM_TEMPORAL__ADDRESS)",
-        )
+        raise Unreachable(f"Nothing runs for the project in {settings.root}.", hint="Start it: horarium up")
     return stack.address
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,9 +1,9 @@
 """Keeps a query from putting a run out of step with its own history.
 
-A query that waited while no worker was alive is answered, on the next one, from a history whose end no workflow
-task has seen yet. The SDK acts on those events, keeps the run in that state, and brings what else the real workflow
-task has (updates, say) apart from them. The commands are then recorded in an order that no replay makes, and from
-the next restart on the run is stuck (TMPRL1100). So the task that follows is failed here, once: the server gives
+A query that waited while no worker was alive is answered, on the next one, from a history whose end no workflow task
+has seen yet: the SDK acts on those events, keeps the run in that state, and brings what else the real workflow task has
+(updates, say) apart from them. The order in which commands are then recorded is not the one that a replay makes, and
+from the next restart on the run is stuck (TMPRL1100). So the task that follows is failed here, once: the server gives
 it again at once, and the run is read afresh, in step. Seen with temporalio 1.35.
 """
 

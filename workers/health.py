@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
 import uvicorn
 from starlette.applications import Starlette
@@ -34,11 +37,25 @@ def health_app(checks: Checks) -> Starlette:
     return Starlette(routes=[Route("/healthz", alive), Route("/readyz", ready)], middleware=[hosts])
 
 
-def health_server(checks: Checks, port: int) -> uvicorn.Server:
-    """A server to be run with `await server.serve()` and stopped with `server.should_exit = True`."""
+class _Server(uvicorn.Server):
+    """Leaves signals to the supervisor."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving_health(checks: Checks, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve on a socket that is bound already, as long as the block runs."""
     config = uvicorn.Config(
-        health_app(checks), host=HOST, port=port, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+        health_app(checks), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    return server
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

@@ -36,8 +36,8 @@ def server_binary() -> str:
     return found
 
 
-def server_command(port: int, database: Path, *, ui_port: int | None = None) -> list[str]:
-    """The command line of an embedded server that keeps everything in `database`.
+def server_command(port: int, database: Path, *, ui_port: int | None = None, namespace: str = "default") -> list[str]:
+    """The command line of an embedded server that keeps everything in `database`; without a `ui_port` it has no UI.
 
     Its HTTP API takes a signal from any web page and cannot be switched off; it answers to an unguessable host name
     only, which nobody is told.
@@ -50,6 +50,8 @@ def server_command(port: int, database: Path, *, ui_port: int | None = None) -> 
         command += ["--dynamic-config-value", f"{key}={value}"]
     for key, value in PRAGMAS.items():
         command += ["--sqlite-pragma", f"{key}={value}"]
+    if namespace != "default":  # that one is always there
+        command += ["--namespace", namespace]
     for name in SEARCH_ATTRIBUTES:
         command += ["--search-attribute", f"{name}=Keyword"]
     return command
@@ -57,14 +59,38 @@ def server_command(port: int, database: Path, *, ui_port: int | None = None) -> 
 
 def free_port(wanted: int | None = None) -> int:
     """The wanted loopback port when it is free, else any free one."""
-    for port in (wanted, 0):
-        if port is None:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise ConfigError("There is no free port on the loopback interface.")
+    with bound(wanted) as probe:
+        return int(probe.getsockname()[1])
+
+
+def exactly(port: int) -> int:
+    """This port, when it is free.
+
+    Raises:
+        ConfigError: It is taken.
+    """
+    if free_port(port) != port:
+        raise ConfigError(f"Port {port} is taken.", hint="Leave the option out to use any free one.")
+    return port
+
+
+def bound(wanted: int | None = None) -> socket.socket:
+    """A socket on the wanted loopback port when it is free, else on any free one."""
+    for port in filter(None, (wanted,)):
+        probe = _socket()
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            probe.close()
+        else:
+            return probe
+    probe = _socket()
+    probe.bind((HOST, 0))
+    return probe
+
+
+def _socket() -> socket.socket:
+    made = socket.socket()
+    # Connections of the last owner that linger do not make a port taken; a listener does.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return made

@@ -381,6 +381,8 @@ class AgentRun:
             )
         except ActivityError as error:
             reply = ModelReply(status="failed", code=_code(error), message=_words(error))
+        except asyncio.CancelledError:  # stopped in the moment it was begun: the activity was never sent
+            reply = ModelReply(status="failed", code="cancelled", message="The model was not asked.")
         self._events.append(ModelReplied(command.number, reply))
 
     async def _call_tool(self, command: CallTool) -> None:
@@ -415,6 +417,8 @@ class AgentRun:
             outcome = ToolOutcome(
                 status="cancelled" if cancelled else "failed", code=_code(error), message=_words(error)
             )
+        except asyncio.CancelledError:
+            outcome = ToolOutcome(status="cancelled", code="cancelled", message="The call was not begun.")
         self._events.append(ToolSettled(command.number, outcome))
 
     async def _ask(self, command: AskPeople) -> None:

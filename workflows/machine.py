@@ -310,6 +310,8 @@ class Machine:
         call = self._by_id(resolution.step)
         if call is None or call.phase not in ("held", "unknown"):
             return f"Step {resolution.step} does not wait to be resolved."
+        if state.ending is not None and resolution.verdict == "retry":
+            return f"The run is ending: step {resolution.step} is not done any more."
         if resolution.verdict == "supply" and resolution.output is None:
             return "To supply a result, give its output."
         return None
@@ -318,26 +320,26 @@ class Machine:
 
     def start(self, now: datetime) -> list[Command]:
         """Begin: with the calls a resumed run still owes, else with the model."""
-        self._now = now
+        self._count_time(now)
         return self._timed(self._begin_calls(self.plan.pending) if self.plan.pending else self._next_turn())
 
     def resume(self, now: datetime) -> list[Command]:
         """Begin again where a hand-over left: command again what had not been begun."""
-        self._now = now
+        self._count_time(now)
         state = self.state
         commands: list[Command] = []
         if state.model == "running":
             commands.append(self._model_command())
         if state.remembering:
             commands.append(Remember(state.next_number - 1))
-        commands += [self._tool_command(call) for call in state.calls if call.phase == "running"]
-        return self._timed(commands)
+        # Not timed: what begins here can only be stopped by a later event, and the driver's timer brings one at once.
+        return commands + [self._tool_command(call) for call in state.calls if call.phase == "running"]
 
     def handle(self, event: Event, now: datetime) -> list[Command]:
         """Take one event; give what follows from it."""
         if self.state.closed:
             return []
-        self._now = now
+        self._count_time(now)
         match event:
             case ModelReplied():
                 commands = self._on_reply(event.number, event.reply)
@@ -353,7 +355,7 @@ class Machine:
                 commands = self._on_resolved(event.resolution)
             case MessageQueued():
                 self.state.messages.append(event.ref)
-                commands = []
+                return []  # never more: a driver that hands over takes the last messages in without looking
             case Remembered():
                 self.state.remembering = False
                 self.state.remembered = True
@@ -378,6 +380,9 @@ class Machine:
         state = self.state
         if state.turns >= self.plan.limits.max_turns:
             return self._limit("max_turns", f"The limit of {self.plan.limits.max_turns} turns is reached.")
+        over = self._over_budget()
+        if over is not None:
+            return over
         state.model = "running"
         state.model_permit = 0
         state.model_number = self._number()
@@ -441,11 +446,11 @@ class Machine:
             return self._limit("max_output_tokens", "The model's turn was cut at its output limit.")
         if reply.finish == "filtered":
             return self._limit("content_filter", "The provider withheld the model's turn.")
-        over = self._over_budget()
-        if over is not None:
-            return over
         state.note = reply.note
-        return self._begin_calls(reply.calls) if reply.calls else self._next_turn()
+        if not reply.calls:
+            return self._next_turn()
+        over = self._over_budget()
+        return over if over is not None else self._begin_calls(reply.calls)
 
     def _over_budget(self) -> list[Command] | None:
         limits, usage = self.plan.limits, self.state.usage
@@ -454,7 +459,7 @@ class Machine:
             return self._limit("max_tokens", f"{tokens:,} of {limits.max_tokens:,} tokens are used.")
         if limits.max_cost_usd is not None and usage.cost_micro_usd >= limits.max_cost_usd * 1_000_000:
             return self._limit("max_cost_usd", f"The cost limit of ${limits.max_cost_usd} is reached.")
-        return None
+        return self._out_of_time() if self._time_is_up else None
 
     # ---- calls
 
@@ -463,10 +468,10 @@ class Machine:
         for call in calls:
             state.repeats = state.repeats + 1 if call.digest == state.last_digest else 1
             state.last_digest = call.digest
-        if state.repeats > self.plan.limits.max_repeats:
-            return self._limit(
-                "max_repeats", f"{calls[-1].tool!r} was called {state.repeats} times in a row with the same arguments."
-            )
+            if state.repeats > self.plan.limits.max_repeats:
+                return self._limit(
+                    "max_repeats", f"{call.tool!r} was called {state.repeats} times in a row with the same arguments."
+                )
         state.calls = []
         requests: list[ApprovalRequest] = []
         for call in calls:
@@ -509,7 +514,7 @@ class Machine:
 
     def _on_decided(self, event: Decided) -> list[Command]:
         call = next((c for c in self.state.calls if approval_id(self._id(c.number)) == event.approval), None)
-        if call is None or call.phase != "asked" or call.question is None:
+        if call is None or call.phase != "asked" or call.question is None or self._time_is_up:
             return []
         call.decision, call.decided_at, call.decided_via = event.decision, self._now, event.via
         self._show(call.question, status="completed", note=f"{event.decision.verdict} by {event.decision.by}")
@@ -581,7 +586,7 @@ class Machine:
         return self._next_turn()
 
     def _on_resolved(self, resolution: Resolution) -> list[Command]:
-        if self.may_resolve(resolution) is not None:
+        if self.may_resolve(resolution) is not None or self._time_is_up:
             return []
         if resolution.verdict == "fail":
             return self._end("failed", "failed_by_person", f"{resolution.by}: {resolution.comment or 'failed by hand'}")
@@ -670,15 +675,26 @@ class Machine:
 
     # ---- time
 
-    def _timed(self, commands: list[Command]) -> list[Command]:
+    def _count_time(self, now: datetime) -> None:
         state = self.state
         if state.active_since is not None:
-            state.active += self._now - state.active_since
+            state.active += now - state.active_since
+            state.active_since = now
+        self._now = now
+
+    @property
+    def _time_is_up(self) -> bool:
+        """Asked before anything is begun: what is begun and stopped in one breath could not say that it was stopped."""
+        return self.state.active >= self.plan.limits.wall_time
+
+    def _out_of_time(self) -> list[Command]:
+        return self._limit("wall_time", f"The time limit of {self.plan.limits.wall_time} is reached.")
+
+    def _timed(self, commands: list[Command]) -> list[Command]:
+        state = self.state
         state.active_since = None if state.closed or self._waits_for_people() else self._now
-        if state.ending is None and not state.closed and state.active >= self.plan.limits.wall_time:
-            commands = commands + self._end(
-                "incomplete", "wall_time", f"The time limit of {self.plan.limits.wall_time} is reached."
-            )
+        if self._time_is_up and state.ending is None and not state.closed and not state.remembering:
+            commands = commands + self._out_of_time()
         return commands
 
     def _waits_for_people(self) -> bool:

@@ -16,12 +16,11 @@ temporal workflow start --type AgentRun --task-queue horarium --workflow-id "$ru
 
 # Query: where is it, and what does it ask?
 for _ in $(seq 120); do
-    temporal workflow query --workflow-id "$run" --type status --output json > status.json || true
-    grep -q '"requires_action"' status.json && break
+    status="$(temporal workflow query --workflow-id "$run" --type status --output json || true)"
+    [[ "$status" == *requires_action* ]] && break
     sleep 0.5
 done
-cat status.json
-rm status.json
+echo "$status"
 approvals="$(temporal workflow query --workflow-id "$run" --type approvals --output json)"
 echo "$approvals"
 field() { sed -n "s/^ *\"$1\": *\"\([^\"]*\)\".*/\1/p" <<< "$approvals" | head -n 1; }

@@ -7,13 +7,16 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
+from temporalio.service import RPCError
 
 from horarium.cli import talk
 from horarium.connection import connect
@@ -22,9 +25,12 @@ from horarium.contract import ENGINE_QUEUE
 from horarium.engine import use_engine
 from horarium.errors import ConfigError, HorariumError
 from horarium.ledger.database import Ledger
+from horarium.logs import hide_secrets
+from horarium.pollers import polling
 from horarium.project import check_tools, clashing_imports, load_agents, load_tools
-from horarium.secrets import REFERENCE
+from horarium.secrets import REFERENCE, redact
 from horarium.settings import Settings
+from horarium.stack import is_alive
 
 State = Literal["ok", "warn", "fail"]
 LEAST_FREE = 1 << 30
@@ -69,14 +75,18 @@ def doctor(
 
 async def _doctor(*, as_json: bool) -> int:
     settings = Settings.load()
+    hide_secrets(settings)
     findings: list[Finding] = []
-    async for finding in examine(settings):
+    async for seen in examine(settings):
+        # What a server says when it refuses a credential may have the credential in it.
+        finding = replace(seen, found=redact(seen.found), advice=redact(seen.advice))
         findings.append(finding)
         if as_json:
             talk.emit(asdict(finding))
     if not as_json:
+        between = "\n" if sys.stdout.isatty() else " "
         rows = [
-            (f.check, Text(f.state, COLOURS[f.state]), f.found + (f"\n{f.advice}" if f.advice else ""))
+            (f.check, Text(f.state, COLOURS[f.state]), between.join(filter(None, (*f.found.splitlines(), f.advice))))
             for f in findings
         ]
         talk.out().print(talk.table(("check", "state", "found"), rows))
@@ -162,24 +172,21 @@ def _disk(settings: Settings) -> Finding:
 async def _server(settings: Settings) -> Finding:
     try:
         temporal = await connect(settings)
-        from temporalio.api.enums.v1 import TaskQueueType
-        from temporalio.api.taskqueue.v1 import TaskQueue
-        from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
-
-        described = await temporal.workflow_service.describe_task_queue(
-            DescribeTaskQueueRequest(
-                namespace=temporal.namespace,
-                task_queue=TaskQueue(name=ENGINE_QUEUE),
-                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-            )
-        )
+        workers = [identity for identity in await polling(temporal, ENGINE_QUEUE) if _may_live(identity)]
     except HorariumError as error:
         return Finding("server", "fail", error.message, error.hint or "")
-    pollers = len(described.pollers)
+    except RPCError as error:
+        return Finding("server", "fail", f"Temporal answers: {error.message}", "Check [temporal] in horarium.toml.")
     where = f"Temporal at {temporal.service_client.config.target_host}, namespace {temporal.namespace}"
-    if pollers == 0:
+    if not workers:
         return Finding("server", "fail", f"{where}; no worker serves it", "Start one: horarium worker")
-    return Finding("server", "ok", f"{where}; {pollers} worker(s)")
+    return Finding("server", "ok", f"{where}; {len(workers)} worker{'s' if len(workers) > 1 else ''}")
+
+
+def _may_live(identity: str) -> bool:
+    """The server remembers who asked for work for some minutes; those of this host can be looked for."""
+    pid, _, host = identity.partition("@")
+    return host != socket.gethostname() or not pid.isdecimal() or is_alive(int(pid))
 
 
 async def _ledger(settings: Settings) -> AsyncIterator[Finding]:

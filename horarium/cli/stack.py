@@ -29,7 +29,8 @@ def up(
         typer.Option(envvar="HORARIUM_PORT", help="Of Temporal. Default: 7233, or any free one when that is taken."),
     ] = None,
     health_port: Annotated[
-        int | None, typer.Option(envvar="HORARIUM_HEALTH_PORT", help="Of the health endpoint. Default: any free one.")
+        int | None,
+        typer.Option(envvar="HORARIUM_HEALTH_PORT", help="Of /healthz and /readyz. Default: 7280, or any free one."),
     ] = None,
     directory: DirectoryOption = None,
     as_json: JsonOption = False,
@@ -104,19 +105,23 @@ async def _worker(tools: bool, directory: Path | None, *, as_json: bool) -> None
     if tools:
         await _serve_tools(settings, stop, as_json=as_json)
         return
-    from horarium.logs import set_up_logging
-    from horarium.project import Project, clashing_imports
+    from horarium.logs import clean_output, hide_secrets, set_up_logging
+    from horarium.project import Project, tools_apart
     from workers.engine import run_engine
 
     set_up_logging(settings.log_level, json=True if as_json else None)
-    apart = settings.tools.process == "own" or (settings.tools.process == "auto" and clashing_imports(settings))
+    hide_secrets(settings)
+    clean_output()
+    apart, _ = tools_apart(settings)
     await run_engine(settings, Project.load(settings, with_tools=not apart), stop)
 
 
 async def _serve_tools(settings: Settings, stop: asyncio.Event, *, as_json: bool) -> None:
-    from horarium.logs import set_up_logging
+    from horarium.logs import clean_output, hide_secrets, set_up_logging
     from horarium.project import load_tools
     from horarium.serving import serve_tools
 
     set_up_logging(settings.log_level, json=True if as_json else None)
+    hide_secrets(settings)
+    clean_output()
     await serve_tools(load_tools(settings).values(), name=settings.tools.name, settings=settings, stop=stop)

@@ -74,11 +74,11 @@ class Agents:
         found = await self._latest(name) if version is None else await self._one(name, version)
         if found is None:
             names = await self.names()
-            where = f" in version {version}" if version is not None and name in names else ""
-            raise AgentNotFound(
-                f"There is no agent {name!r}{where}{near_miss(name, names)}",
-                hint="See which there are: horarium agents list",
-            )
+            if name in names:
+                hint = f"See which there are: horarium agents show {name}"
+                raise AgentNotFound(f"Agent {name!r} has no version {version}.", hint=hint)
+            missing = f"There is no agent {name!r}{near_miss(name, names) or '.'}"
+            raise AgentNotFound(missing, hint="See which there are: horarium agents list")
         return found
 
     async def names(self) -> list[str]:

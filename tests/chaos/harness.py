@@ -33,7 +33,8 @@ from tests.support.stack import Role, Stack, running_stack
 Target = Literal["engine", "tools", "server"]
 
 IN_FLIGHT = 20
-KILL_WITHIN = 2.5  # seconds after what is killed had begun to serve
+# Seconds after what was killed last serves again; everybody comes back to a server a little later than to a worker.
+KILL_WITHIN: dict[Target, float] = {"engine": 2.5, "tools": 2.5, "server": 5.0}
 CALL_SECONDS = 8.0  # for one question to the stack, which may be dead just now
 DRAIN_SECONDS = 120.0  # for what is in flight after the last kill
 AWAY = (Unreachable, RPCError, WorkflowUpdateRPCTimeoutOrCancelledError, TimeoutError, OSError, SQLAlchemyError)
@@ -120,8 +121,8 @@ class _Chaos:
 
     async def _kill(self, kills: int) -> None:
         for _ in range(kills):
-            await asyncio.sleep(self._random.uniform(0, KILL_WITHIN))
             target = self._random.choice(self._targets)
+            await asyncio.sleep(self._random.uniform(0, KILL_WITHIN[target]))
             if target == "server":
                 self._stack.kill_server()
                 await self._stack.start_server()

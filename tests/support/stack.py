@@ -88,7 +88,10 @@ class Stack:
         """Wait until the worker last started says that it serves."""
         process = self._workers[role]
         log = self._log(role)
-        await until(lambda: _says(log, b"worker.started"), f"the {role} worker serves; see {log}", process)
+        try:
+            await until(lambda: _says(log, b"worker.started"), f"the {role} worker serves", process)
+        except AssertionError as error:
+            raise AssertionError(f"{error} It said: …{self.log_of(role)[-2_000:]}") from error
 
     def kill_worker(self, role: Role = "engine") -> None:
         """SIGKILL: no goodbye."""

@@ -1,0 +1,37 @@
+"""The bench itself: its table has the rows it promises. What the figures are is no test's business."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_bench_measures_steps_and_writes_them_down(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+
+    assert main(["--quick", "--only", "steps,decide", "--out", str(file)]) == 0
+
+    rows = json.loads(file.read_text("utf-8"))["rows"]
+    assert [row["measure"] for row in rows] == [
+        "a step, 10 turns",
+        "a step, 10 turns, absolute",
+        "a step, 100 turns",
+        "a step, 100 turns, absolute",
+        "history of 100 turns",
+        "decision → effect starts",
+    ]
+    assert all(row["horarium"] > 0 for row in rows)
+    assert all(row["met"] in (True, False) for row in rows)
+
+
+def test_a_part_that_does_not_exist_is_refused_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--only", "stepz"])
+
+    assert "stepz" in capsys.readouterr().err

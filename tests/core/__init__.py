@@ -1,0 +1,1 @@
+"""The core without a server of Temporal: machine, desk, ledger, definitions."""

@@ -1,0 +1,643 @@
+"""A driver of the machine without a server: what `workflows/agent_run.py` does, with dice instead of a world.
+
+After every event it checks what a run promises. It keeps its own books from what was commanded and what came back, and
+looks at the machine's state only to ask how the run stands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from horarium.contract import Approval, Decision, Resolution, Usage
+from horarium.definitions import Limits
+from horarium.errors import HorariumError
+from horarium.ids import approval_id, step_id
+from horarium.protocol import Call, ModelReply, RunPlan, ToolOutcome
+from horarium.tools import Effect
+from workflows import machine as m
+from workflows.desk import ApprovalDesk
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+RUN = "run_1"
+TOOLS = ("look", "find", "pay", "ship")
+GATED = ("pay", "ship")
+FAIR_EVENTS = 600  # in a fair world a run must have ended after this many
+
+T = TypeVar("T")
+Dice = Callable[[int], int]
+"""`dice(n)`: a number below n."""
+
+
+def make_plan(dice: Dice) -> RunPlan:
+    """Any plan that opening a run can settle."""
+
+    def maybe(value: T, one_in: int = 4) -> T | None:
+        return value if dice(one_in) == 0 else None
+
+    procedure = tuple(TOOLS[dice(4)] for _ in range(dice(4))) if dice(3) == 0 else ()
+    calls = dice(3) if dice(4) == 0 else 0
+    pending = tuple(make_call(dice, f"old_{n}", "run_0/0004") for n in range(calls))
+    pending = tuple(
+        call.model_copy(update={"approved_in": "apr_old"}) if call.gated and dice(2) else call for call in pending
+    )
+    return RunPlan(
+        run=RUN,
+        thread="thr_1",
+        agent="clerk",
+        version=1,
+        limits=Limits(
+            max_turns=1 + dice(12),
+            max_tokens=maybe(1 + dice(400)),
+            max_cost_usd=maybe(Decimal(1 + dice(300)) / 1_000_000),
+            wall_time=timedelta(seconds=1 + dice(120)) if dice(3) == 0 else timedelta(hours=1000),
+            max_repeats=1 + dice(4),
+        ),
+        on_step_failure=("tell", "fail", "hold")[dice(3)],
+        procedure=procedure,
+        remembers=dice(3) == 0,
+        model_timeout=timedelta(minutes=1),
+        heartbeat_timeout=timedelta(seconds=1),
+        pending=pending,
+        answered=tuple(f"run_0/{n:04d}" for n in range(2, 2 + dice(3))) if pending else (),
+        messages=("run_1/input",) if pending and dice(2) else (),
+        procedure_done=dice(len(procedure) + 1),
+    )
+
+
+def make_call(dice: Dice, id: str, source: str, tool: str | None = None) -> Call:
+    """A call of one of a few tools with one of a few arguments, so that calls repeat."""
+    name = tool or TOOLS[dice(len(TOOLS))]
+    return Call(
+        id=id,
+        tool=name,
+        digest=f"sha256:{name}{dice(3)}",
+        key=f"horarium/run_1/{id}",
+        source=source,
+        effect=Effect.EXTERNAL if name in GATED else Effect.READ,
+        gated=name in GATED,
+    )
+
+
+@dataclass
+class Made:
+    """What the books say of one call of the current turn."""
+
+    call: Call
+    settled: int = 0
+    failures_held: int = 0
+
+
+@dataclass
+class Task:
+    """Something begun that has not come back."""
+
+    command: Any
+    stopped: bool = False
+
+
+@dataclass
+class Books:
+    """What happened, as seen from outside of the machine."""
+
+    numbers: set[int] = field(default_factory=set)
+    permits: set[tuple[int, int]] = field(default_factory=set)
+    calls: dict[int, Made] = field(default_factory=dict)
+    expected: list[str] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    asked_of_model: m.CallModel | None = None
+    asked_of_people: set[str] = field(default_factory=set)
+    counted: dict[str, Decision] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
+    usage: Usage = Usage()
+    turns: int = 0
+    malformed: int = 0
+    repeats: int = 0
+    most_repeats: int = 0
+    last_digest: str | None = None
+    last_finish: str | None = None
+    procedure_done: int = 0
+    memories: int = 0
+    active: timedelta = timedelta(0)
+    closes: list[m.Close] = field(default_factory=list)
+
+
+class Simulation:
+    """One run, from its plan to its end."""
+
+    def __init__(self, plan: RunPlan, dice: Dice, *, patience: int = 60) -> None:
+        self.plan = plan
+        self.dice = dice
+        self.patience = patience
+        self.now = NOON
+        self.machine = m.Machine(plan)
+        self.desk = ApprovalDesk()
+        self.events: deque[m.Event] = deque()
+        self.tasks: dict[int, Task] = {}
+        self.books = Books(
+            answered=list(plan.answered), unread=list(plan.messages), procedure_done=plan.procedure_done
+        )
+        self.log: list[Any] = []
+        self.fair = False
+        self._named = 0
+        self._stale_events: list[m.Event] = []
+
+    # ---- the driver
+
+    def run(self) -> m.Close:
+        """Drive until the run is closed."""
+        self.books.expected = [call.id for call in self.plan.pending]
+        self._count_repeats(self.plan.pending)
+        commands = self.machine.start(self.now)
+        self._check(None, commands, ended_before=False)
+        handled = 0
+        while True:
+            if not self.tasks and not self.events and self.machine.may_hand_over and self.dice(4) == 0:
+                commands = self._hand_over(commands)
+            for command in commands:
+                self._begin(command)
+            if self.books.closes:
+                return self._ended()
+            self._world()
+            handled += 1
+            self.fair = handled > self.patience
+            assert handled < self.patience + FAIR_EVENTS, "the run does not end"
+            commands = self._handle(self.events.popleft())
+            if not self.machine.closed and self.dice(400) == 0:
+                return self._break()
+
+    def _handle(self, event: m.Event) -> list[m.Command]:
+        step = timedelta(seconds=self.dice(20))
+        if self.machine.in_flight:
+            self.books.active += step
+        self.now += step
+        ended_before = self.machine.state.ending is not None
+        commands = self.machine.handle(event, self.now)
+        self.log.append((event, commands))
+        if not any(event is stale for stale in self._stale_events):
+            self._account(event, ended_before)
+        self._check(event, commands, ended_before=ended_before)
+        return commands
+
+    def _hand_over(self, commands: list[m.Command]) -> list[m.Command]:
+        """Continue as new before anything of the last batch was begun."""
+        if self.dice(3) == 0:  # a message that was being written
+            assert self._handle(self._message()) == [], "the driver would drop what follows from a message here"
+        state = self.machine.state.model_dump(mode="json")
+        plan = RunPlan.model_validate(self.plan.model_dump(mode="json"))
+        self.desk = ApprovalDesk([Approval.model_validate(a.model_dump(mode="json")) for a in self.desk.carried()])
+        self.machine = m.Machine(plan, m.MachineState.model_validate(state))
+        again = self.machine.resume(self.now)
+        self.log.append(("handed over", again))
+        assert _by_number(again) == _by_number(commands), "what was not begun is commanded again, the same"
+        self._check_standing()
+        return again
+
+    def _begin(self, command: m.Command) -> None:
+        match command:
+            case m.CallModel() | m.CallTool() | m.SettleCall() | m.Remember():
+                self._spawn(command.number, command)
+                if isinstance(command, m.CallTool):
+                    self._begin_call(command)
+            case m.AskPeople():
+                self._spawn(-command.requests[0].number, command)
+            case m.SettleApprovals():
+                self._spawn(-command.outcomes[0].number, command)
+                for outcome in command.outcomes:
+                    if outcome.status == "withdrawn":
+                        self.desk.withdraw(outcome.id, outcome.at)
+                        self.books.withdrawn.add(outcome.id)
+            case m.StopSteps():
+                for number in command.numbers:
+                    if number in self.tasks:
+                        self.tasks[number].stopped = True
+            case m.Close():
+                self.books.closes.append(command)
+
+    def _spawn(self, number: int, command: m.Command) -> None:
+        assert number not in self.tasks, "one thing at a time is in flight for a step"
+        self.tasks[number] = Task(command)
+
+    def _begin_call(self, command: m.CallTool) -> None:
+        """At the moment the effect may happen, all that releases it must be there."""
+        permit = (command.number, command.permit)
+        assert permit not in self.books.permits, "a call is made at most once for each permit"
+        self.books.permits.add(permit)
+        if not command.call.gated:
+            return
+        if command.call.approved_in is not None:
+            assert command.approval == command.call.approved_in
+            return
+        asked = approval_id(step_id(RUN, command.number))
+        decision = self.books.counted.get(asked)
+        assert command.approval == asked
+        assert decision is not None, "a gated call is made without a decision"
+        assert decision.verdict == "approve"
+        assert decision.digest == command.call.digest
+        assert command.decision == decision
+        assert command.decided_at is not None
+
+    # ---- the world
+
+    def _world(self) -> None:
+        """Let things happen until there is an event."""
+        while not self.events or (not self.fair and self.dice(4) == 0):
+            if self.fair:
+                self._fair_act()
+                continue
+            match self.dice(20):
+                case 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 if self.tasks:
+                    self._come_back(list(self.tasks)[self.dice(len(self.tasks))])
+                case 10 | 11 | 12 | 13:
+                    self._decide()
+                case 14 | 15:
+                    self._resolve()
+                case 16:
+                    self.events.append(self._message())
+                case 17 if self.dice(8) == 0:
+                    self.events.append(m.CancelRequested())
+                case 18:
+                    self.events.append(m.TimePassed())
+                case 19:
+                    self.events.append(self._stale())
+                case _:
+                    pass
+
+    def _fair_act(self) -> None:
+        if self.tasks:
+            self._come_back(next(iter(self.tasks)))
+            return
+        waiting = self.machine.waiting_for()
+        assert waiting, "nothing is in flight, and the run does not say what it waits for"
+        first = waiting[0]
+        if first.kind == "approval":
+            self._take(self._decision(first.id, ("approve", "reject")[self.dice(2)]))
+        else:
+            may = [v for v in ("retry", "supply", "skip", "fail") if self._may(first.id, v)]
+            self.events.append(m.Resolved(self._resolution(first.id, may[self.dice(len(may))])))
+
+    def _may(self, step: str, verdict: str) -> bool:
+        return self.machine.may_resolve(self._resolution(step, verdict)) is None
+
+    def _come_back(self, number: int) -> None:
+        task = self.tasks.pop(number)
+        match task.command:
+            case m.CallModel() as command:
+                self.events.append(m.ModelReplied(number, self._reply(command, task.stopped)))
+            case m.CallTool():
+                self.events.append(m.ToolSettled(number, self._outcome(task.stopped)))
+            case m.SettleCall(status=status):
+                # A zombie attempt may have settled it first: then that one's outcome stands.
+                stands = status if self.fair or self.dice(5) else "completed"
+                self.events.append(m.ToolSettled(number, ToolOutcome(status=stands)))
+            case m.Remember():
+                self.events.append(m.Remembered(number, ok=self.dice(4) > 0))
+            case m.AskPeople(requests=requests):
+                for request in requests:
+                    self.desk.open(_question(request.id, request.call, step_id(RUN, request.guards), self.now))
+                    self.books.asked_of_people.add(request.id)
+                self.events.append(m.Asked(tuple(request.guards for request in requests)))
+            case m.SettleApprovals(outcomes=outcomes):
+                self.events.append(m.Refused(tuple(outcome.guards for outcome in outcomes)))
+
+    def _reply(self, command: m.CallModel, stopped: bool) -> ModelReply:
+        dice = self.dice
+        if stopped and dice(2):
+            return ModelReply(status="failed", code="cancelled", message="The model was not asked.")
+        usage = Usage(input_tokens=dice(60), output_tokens=dice(20), cost_micro_usd=dice(40))
+        if not self.fair:
+            match dice(14):
+                case 0:
+                    return ModelReply(status="failed", code="model_rejected", message="no", usage=usage)
+                case 1 | 2 | 3:
+                    return ModelReply(finish="malformed", malformed="empty", note="Say something.", usage=usage)
+                case 4:
+                    return ModelReply(finish=("length", "filtered")[dice(2)], output="half", usage=usage)
+                case _:
+                    pass
+        source = step_id(RUN, command.number)
+        if command.offer is not None:
+            calls = (self._call(source, command.offer),)
+        elif command.closing or dice(3) == 0 or (self.fair and dice(2)):
+            return ModelReply(finish="final", output=f"answer {self._name()}", usage=usage)
+        else:
+            calls = tuple(self._call(source) for _ in range(1 + dice(4)))
+        wrong = "bad JSON in one call" if dice(10) == 0 and not self.fair else None
+        return ModelReply(finish="calls", calls=calls, malformed=wrong, usage=usage)
+
+    def _call(self, source: str, tool: str | None = None) -> Call:
+        return make_call(self.dice, f"call_{self._name()}", source, tool)
+
+    def _outcome(self, stopped: bool) -> ToolOutcome:
+        if stopped and self.dice(2):
+            return ToolOutcome(status=("cancelled", "unknown")[self.dice(2)])
+        if self.fair:
+            return ToolOutcome(status="completed")
+        match self.dice(10):
+            case 0 | 1:
+                return ToolOutcome(status="failed", code="tool_failed", message="no route", told=self.dice(2) == 0)
+            case 2 | 3:
+                return ToolOutcome(status="unknown", message="the worker died")
+            case 4:
+                return ToolOutcome(status=("skipped", "rejected", "cancelled")[self.dice(3)])
+            case _:
+                return ToolOutcome(status="completed")
+
+    def _decide(self) -> None:
+        """Anybody decides anything: pending, decided, withdrawn, never asked, on other arguments."""
+        known = self.desk.all()
+        if not known:
+            return
+        approval = known[-1 - self.dice(min(len(known), 6))]
+        decision = self._decision(approval.id, ("approve", "reject")[self.dice(2)])
+        if self.dice(12) == 0:
+            decision = decision.model_copy(update={"digest": "sha256:other"})
+        self._take(decision)
+
+    def _decision(self, approval: str, verdict: Any) -> Decision:
+        digest = next(a.digest for a in self.desk.all() if a.id == approval)
+        return Decision(approval=approval, digest=digest, by=("ann", "bob")[self.dice(2)], verdict=verdict)
+
+    def _take(self, decision: Decision) -> None:
+        """As the driver: the desk says whether it counts."""
+        try:
+            state = self.desk.decide(decision, self.now)
+        except HorariumError:
+            return
+        if not state.repeated:
+            assert decision.approval not in self.books.counted
+            self.books.counted[decision.approval] = decision
+            self.events.append(m.Decided(decision.approval, decision, ("signal", "update")[self.dice(2)]))
+
+    def _resolve(self) -> None:
+        waiting = [w.id for w in self.machine.waiting_for() if w.kind != "approval"]
+        step = waiting[self.dice(len(waiting))] if waiting else step_id(RUN, 1 + self.dice(9))
+        resolution = self._resolution(step, ("retry", "supply", "skip", "fail")[self.dice(4)])
+        if self.machine.may_resolve(resolution) is None:
+            self.events.append(m.Resolved(resolution))
+
+    def _resolution(self, step: str, verdict: Any) -> Resolution:
+        output = "it went well" if verdict == "supply" else None
+        return Resolution(step=step, verdict=verdict, by="ann", output=output)
+
+    def _message(self) -> m.MessageQueued:
+        return m.MessageQueued(f"message/{self._name()}")
+
+    def _stale(self) -> m.Event:
+        """Something that came back before comes back once more, or comes from nowhere."""
+        first = self.books.calls.get(1)
+        number = 1 if first is not None and first.settled else 9_999
+        event: m.Event = m.ModelReplied(number, ModelReply())
+        if self.dice(2):
+            event = m.ToolSettled(number, ToolOutcome(status="completed"))
+        self._stale_events.append(event)
+        return event
+
+    def _name(self) -> int:
+        self._named += 1
+        return self._named
+
+    # ---- the books
+
+    def _account(self, event: m.Event, ended_before: bool) -> None:
+        books = self.books
+        match event:
+            case m.ModelReplied(number, reply) if books.asked_of_model and number == books.asked_of_model.number:
+                self._account_turn(books.asked_of_model, reply, ended_before)
+            case m.ToolSettled(number, outcome) if number in books.calls:
+                self._account_call(books.calls[number], outcome, ended_before)
+            case m.Refused(numbers):
+                for number in numbers:
+                    made = books.calls[number]
+                    made.settled += 1
+                    if approval_id(step_id(RUN, number)) not in books.withdrawn:
+                        self._advance(made)
+            case m.MessageQueued(ref):
+                books.unread.append(ref)
+            case m.Remembered():
+                books.memories += 1
+            case _:
+                pass
+
+    def _account_turn(self, command: m.CallModel, reply: ModelReply, ended_before: bool) -> None:
+        books = self.books
+        books.usage = books.usage + reply.usage
+        if reply.status == "failed":
+            return
+        books.turns += 1
+        books.last_finish = reply.finish
+        books.malformed = books.malformed + 1 if reply.malformed else 0
+        books.unread = [ref for ref in books.unread if ref not in command.messages]
+        books.answered = []
+        books.asked_of_model = None
+        books.expected = [call.id for call in reply.calls]
+        if not ended_before:
+            self._count_repeats(reply.calls)
+
+    def _account_call(self, made: Made, outcome: ToolOutcome, ended_before: bool) -> None:
+        held = outcome.status == "failed" and not outcome.told and self.plan.on_step_failure == "hold"
+        if outcome.status == "unknown" or (held and not ended_before):
+            return
+        made.settled += 1
+        if outcome.status in ("completed", "skipped"):
+            self._advance(made)
+
+    def _advance(self, made: Made) -> None:
+        done = self.books.procedure_done
+        if self.plan.procedure[done : done + 1] == (made.call.tool,):
+            self.books.procedure_done += 1
+
+    def _count_repeats(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            self.books.repeats = self.books.repeats + 1 if call.digest == self.books.last_digest else 1
+            self.books.most_repeats = max(self.books.most_repeats, self.books.repeats)
+            self.books.last_digest = call.digest
+
+    # ---- the promises
+
+    def _check(self, event: m.Event | None, commands: list[m.Command], *, ended_before: bool) -> None:
+        fresh: set[int] = set()
+        begun: set[int] = set()
+        for command in commands:
+            match command:
+                case m.CallModel():
+                    self._check_call_model(command, fresh)
+                    begun.add(command.number)
+                case m.CallTool():
+                    self._enter(command.number, command.call, fresh)
+                    begun.add(command.number)
+                case m.AskPeople(requests):
+                    for request in requests:
+                        assert request.call.gated
+                        assert request.number not in self.books.numbers | fresh
+                        fresh.add(request.number)
+                        self._enter(request.guards, request.call, fresh)
+                case m.Remember(number):
+                    assert number not in self.books.numbers | fresh
+                    fresh.add(number)
+                case m.StopSteps(numbers):
+                    assert not begun & set(numbers), "what is stopped in the batch that begins it never comes back"
+                case m.Close():
+                    assert commands[-1] is command, "nothing follows the close"
+                case _:
+                    pass
+            if ended_before:
+                assert isinstance(command, m.SettleApprovals | m.Close | m.SettleCall), "an ending run begins nothing"
+        assert all(number > max(self.books.numbers, default=0) for number in fresh), "numbers only grow"
+        self.books.numbers |= fresh
+        assert len([c for c in commands if isinstance(c, m.CallModel | m.Close)]) <= 1
+        self._check_standing()
+
+    def _enter(self, number: int, call: Call, fresh: set[int]) -> None:
+        books = self.books
+        if number in books.calls:
+            assert books.calls[number].settled == 0, "a settled call is made again"
+            return
+        assert number not in books.numbers | fresh, "a number is used twice"
+        fresh.add(number)
+        assert self.machine.state.ending is None
+        books.calls[number] = Made(call)
+
+    def _check_call_model(self, command: m.CallModel, fresh: set[int]) -> None:
+        books, limits = self.books, self.plan.limits
+        before = books.asked_of_model
+        if before is not None:
+            assert (command.number, command.answered, command.messages) == (
+                before.number,
+                before.answered,
+                before.messages,
+            ), "a retry asks the same"
+            assert command.permit > before.permit
+        else:
+            assert command.number not in books.numbers
+            fresh.add(command.number)
+            made = [books.calls[number] for number in sorted(books.calls)]
+            assert [one.call.id for one in made] == books.expected, "every call of the turn, in the model's order"
+            assert all(one.settled == 1 for one in made), "every call is settled once before the model is asked"
+            books.answered += [step_id(RUN, number) for number in sorted(books.calls)]
+            books.calls, books.expected = {}, []
+            assert list(command.answered) == books.answered
+            assert list(command.messages) == books.unread
+            assert books.turns < limits.max_turns
+            assert books.malformed <= m.MAX_MALFORMED
+        if self.plan.procedure:
+            done = books.procedure_done
+            assert command.offer == (self.plan.procedure[done] if done < len(self.plan.procedure) else None)
+            assert command.closing == (done >= len(self.plan.procedure))
+        else:
+            assert (command.offer, command.closing) == (None, False)
+        tokens = books.usage.input_tokens + books.usage.output_tokens
+        if before is None and books.turns:
+            assert limits.max_tokens is None or tokens < limits.max_tokens
+            assert limits.max_cost_usd is None or books.usage.cost_micro_usd < limits.max_cost_usd * 1_000_000
+            assert books.active < limits.wall_time
+        books.asked_of_model = command
+
+    def _check_standing(self) -> None:
+        """Something is in flight, or people are waited for by name, or the run is closed."""
+        machine, books = self.machine, self.books
+        waiting = machine.waiting_for()
+        if machine.closed:
+            assert machine.state.ending is not None
+            assert machine.status == machine.state.ending.status
+        else:
+            assert machine.in_flight or waiting, "the run waits for nothing"
+            assert (machine.status == "requires_action") == (not machine.in_flight)
+        assert machine.state.usage == books.usage
+        assert machine.state.turns == books.turns
+        assert machine.state.procedure_done == books.procedure_done
+        assert len({w.id for w in waiting}) == len(waiting)
+        for one in waiting:
+            if one.kind == "approval":
+                assert one.id in books.asked_of_people, "nobody was asked this"
+        if books.most_repeats > self.plan.limits.max_repeats:
+            assert machine.state.ending is not None
+        left = machine.time_left(self.now)
+        if not machine.closed and machine.state.ending is None:
+            assert (left is None) == (not machine.in_flight), "the clock stands while only people are waited for"
+            assert left is None or left == self.plan.limits.wall_time - books.active
+
+    def _ended(self) -> m.Close:
+        """What must be true of every end."""
+        books, machine, limits = self.books, self.machine, self.plan.limits
+        assert len(books.closes) == 1
+        close = books.closes[0]
+        assert not self.tasks, "the run closes when nothing is in flight"
+        assert not machine.in_flight
+        for event in (m.TimePassed(), self._message(), m.CancelRequested(), m.ModelReplied(1, ModelReply())):
+            assert machine.handle(event, self.now + timedelta(days=1)) == []
+        for asked in books.asked_of_people:
+            assert asked in books.counted or asked in books.withdrawn, "an open question outlives the run"
+        assert books.memories <= 1
+        tokens = books.usage.input_tokens + books.usage.output_tokens
+        match close.status, close.reason:
+            case "completed", None:
+                assert not books.unread, "a message is lost"
+                assert books.last_finish == "final"
+                assert all(made.settled == 1 for made in books.calls.values())
+                assert books.memories == int(self.plan.remembers)
+            case "incomplete", "max_turns":
+                assert books.turns == limits.max_turns
+            case "incomplete", "max_tokens":
+                assert limits.max_tokens is not None
+                assert tokens >= limits.max_tokens
+            case "incomplete", "max_cost_usd":
+                assert limits.max_cost_usd is not None
+                assert books.usage.cost_micro_usd >= limits.max_cost_usd * 1_000_000
+            case "incomplete", "max_repeats":
+                assert books.most_repeats > limits.max_repeats
+            case "incomplete", "wall_time":
+                assert books.active >= limits.wall_time
+            case "incomplete", "max_output_tokens":
+                assert books.last_finish == "length"
+            case "incomplete", "content_filter":
+                assert books.last_finish == "filtered"
+            case "failed", "malformed_turns":
+                assert books.malformed == m.MAX_MALFORMED + 1
+            case "failed", "tool_failed":
+                assert self.plan.on_step_failure == "fail"
+            case "failed", "model_rejected":
+                assert self.plan.on_step_failure != "hold"
+            case "failed", "cancelled":
+                raise AssertionError("a stopped model call is no failure")
+            case "failed", "failed_by_person":
+                assert any(isinstance(event, m.Resolved) for event, _ in self.log)
+            case "cancelled", "cancelled":
+                assert any(isinstance(event, m.CancelRequested) for event, _ in self.log)
+            case other:
+                raise AssertionError(f"a run ended {other}")
+        return close
+
+    def _break(self) -> m.Close:
+        """Something that must work did not: the run ends at once, and asks what is in flight to stop."""
+        flying = {n for n, made in self.books.calls.items() if n in self.tasks and isinstance(self.tasks[n].command, m.CallTool)}
+        stop, close = self.machine.broke("ledger_gone", "The ledger is gone.")
+        assert isinstance(stop, m.StopSteps)
+        assert isinstance(close, m.Close)
+        assert flying <= set(stop.numbers)
+        assert (close.status, close.reason, self.machine.closed) == ("failed", "ledger_gone", True)
+        assert self.machine.handle(m.TimePassed(), self.now) == []
+        return close
+
+
+def _by_number(commands: list[m.Command]) -> list[m.Command]:
+    return sorted(commands, key=lambda command: getattr(command, "number", 0))
+
+
+def _question(id: str, call: Call, step: str, at: datetime) -> Approval:
+    return Approval(
+        id=id,
+        run=RUN,
+        step=step,
+        tool=call.tool,
+        effect=call.effect,
+        digest=call.digest,
+        preview="{}",
+        status="pending",
+        requested_at=at,
+    )

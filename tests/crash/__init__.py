@@ -1,0 +1,1 @@
+"""Processes that are killed in mid-run: what was done stays done once, and the run goes on."""

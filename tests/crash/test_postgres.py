@@ -1,0 +1,39 @@
+"""The same promise on the other database: a ledger on PostgreSQL, an approval, a kill in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.rig import PATIENCE, completed, crash_stack, of_kind, settled_before
+from tests.support.postgres import postgres_url
+
+pytestmark = pytest.mark.slow
+
+
+async def test_a_run_on_postgresql_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with postgres_url() as url:
+        monkeypatch.setenv("HORARIUM_LEDGER__URL", url)
+        async with crash_stack(tmp_path) as (stack, book):
+            run = await stack.client.start("pay-after", "Go.")
+            approval = await run.next_approval(PATIENCE)
+            stack.kill_worker()
+            stack.start_worker()
+            await run.approve(approval, by="ann")
+            await book.stands(run, "pay", "after")
+
+            stack.kill_worker()
+            book.go()
+            stack.start_worker()
+
+            await completed(run)
+            steps = await run.steps()
+            assert [item.id for item in await stack.client.runs()] == [run.id]
+            assert [item.status for item in await stack.client.approvals(status=None)] == ["approved"]
+
+    settled_before(steps)
+    call = of_kind(steps, "tool_call")[1]
+    assert (call.status, call.attempts, call.output) == ("completed", 2, "pay after: done, says the bank")
+    assert len(book.effects(run, "pay")) == 1
+    assert not (tmp_path / ".horarium" / "ledger.db").exists()

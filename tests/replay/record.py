@@ -1,0 +1,87 @@
+"""Records the histories that the replay test reads: `python -m tests.replay.record [shape …]`.
+
+Each file is one execution as the server exports it, nothing added or removed. Once runs of a released version are in flight,
+what is there stays: add a shape, and let the workflow read both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+from temporalio.api.failure.v1 import Failure
+from temporalio.client import WorkflowHistory
+from temporalio.common import SearchAttributeKey
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DefaultFailureConverter, PayloadConverter
+from temporalio.testing import WorkflowEnvironment
+
+from horarium.contract import SEARCH_ATTRIBUTES
+from tests.engine.conftest import World, beside_python
+from tests.replay.shapes import SHAPES
+from tests.support.engine import TUNING, running_engine
+
+HISTORIES = Path(__file__).resolve().parents[1] / "histories"
+IDENTITY = "recorder"  # else it is the process and the host
+
+
+class WithoutStacks(DefaultFailureConverter):
+    """A stack says where the checkout of whoever recorded is, and nothing that a replay reads."""
+
+    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
+        super().to_failure(exception, payload_converter, failure)
+        failure.stack_trace = ""
+
+
+CONVERTER = dataclasses.replace(pydantic_data_converter, failure_converter_class=WithoutStacks)
+
+
+async def record(names: list[str], folder: Path = HISTORIES) -> list[Path]:
+    """Play these shapes, and save what they leave; a run that continued as new leaves one file for each execution."""
+    folder.mkdir(exist_ok=True)
+    written = []
+    async with await WorkflowEnvironment.start_local(
+        identity=IDENTITY,
+        dev_server_existing_path=beside_python("temporal"),
+        dev_server_extra_args=list(TUNING),
+        data_converter=CONVERTER,
+        search_attributes=[SearchAttributeKey.for_keyword(name) for name in SEARCH_ATTRIBUTES],
+    ) as env:
+        for name in names:
+            world = World()
+            with tempfile.TemporaryDirectory() as scratch:
+                async with running_engine(env, Path(scratch), world.tools()) as engine:  # type: ignore[arg-type]
+                    try:
+                        run = await SHAPES[name](engine, world)
+                    finally:
+                        world.released.set()  # or a tool that still waits would keep its worker
+                    histories = [history async for history in executions(env, run.id)]
+            for old in folder.glob(f"{name}.*json"):
+                old.unlink()
+            for number, history in enumerate(reversed(histories), 1):
+                file = folder / (f"{name}.{number}.json" if len(histories) > 1 else f"{name}.json")
+                file.write_text(f"{history.to_json()}\n", "utf-8")
+                written.append(file)
+    return written
+
+
+async def executions(env: WorkflowEnvironment, run_id: str) -> AsyncIterator[WorkflowHistory]:
+    """Every execution of a run, the last first."""
+    execution: str | None = (await env.client.get_workflow_handle(run_id).describe()).run_id
+    while execution:
+        history = await env.client.get_workflow_handle(run_id, run_id=execution).fetch_history()
+        yield history
+        execution = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+
+
+if __name__ == "__main__":
+    logging.disable()  # the failures are the point
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    for path in asyncio.run(record(sys.argv[1:] or list(SHAPES))):
+        print(f"{path.relative_to(HISTORIES.parent)}: {path.stat().st_size:,} bytes")

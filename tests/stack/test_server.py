@@ -1,0 +1,78 @@
+"""The embedded server: its HTTP API is shut, and what a client needs is there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from horarium.contract import SEARCH_ATTRIBUTES
+from tests.support.stack import free_port, until
+from workers.server import server_binary, server_command
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("host", [None, "localhost", "evil.example"])
+async def test_the_http_api_answers_403_to_everybody(tmp_path: Path, host: str | None):
+    port, http = free_port(), free_port()
+    command = [*server_command(port, tmp_path / "temporal.db"), "--http-port", str(http)]
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        client = await connected(port, server)
+        names = await client.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace="default"))
+        answers = [answer(f"http://127.0.0.1:{http}{path}", host) for path in PATHS]
+    finally:
+        server.kill()
+        server.wait(10)
+
+    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    assert {name for name in SEARCH_ATTRIBUTES if names.custom_attributes[name] == keyword} == set(SEARCH_ATTRIBUTES)
+    assert answers == [403, 403]
+
+
+PATHS = ("/api/v1/namespaces", "/api/v1/namespaces/default/workflows/run/signal/approve")
+
+
+def test_the_program_beside_the_interpreter_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    other = tmp_path / "temporal"
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    assert Path(server_binary()) == Path(sys.executable).parent / "temporal"
+
+
+async def connected(port: int, server: subprocess.Popen[bytes]) -> Client:
+    found: list[Client] = []
+
+    async def answers() -> bool:
+        try:
+            found.append(await Client.connect(f"127.0.0.1:{port}"))
+        except (RPCError, RuntimeError):
+            return False
+        return True
+
+    await until(answers, "the server answers", server)
+    return found[0]
+
+
+def answer(url: str, host: str | None) -> int:
+    # As a web page may send it: no preflight, and the name of its own site.
+    headers = {"Content-Type": "text/plain", "Origin": "http://evil.example", **({"Host": host} if host else {})}
+    request = urllib.request.Request(url, data=b"{}" if "signal" in url else None, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answered:
+            return int(answered.status)
+    except urllib.error.HTTPError as error:
+        return error.code
