@@ -107,6 +107,8 @@ class AgentRun:
         self._status: Status = "queued"
         self._close: Close | None = None
         self._broken: Exception | None = None
+        if self._request.carried is not None:
+            self._take_over(self._request.carried)
 
     @workflow.run
     async def run(self, request: Any = None) -> RunResult:
@@ -248,17 +250,18 @@ class AgentRun:
 
     # ---- driving
 
+    def _take_over(self, carried: dict[str, Any]) -> None:
+        # Here and not in `run`: a decision in the first workflow task is handled before `run` begins.
+        self._desk = ApprovalDesk([Approval.model_validate(item) for item in carried["approvals"]])
+        self._messages = carried["messages"]
+        self._refused.extend(carried["refused"])
+        self._status = carried["status"]
+        self._machine = Machine(RunPlan.model_validate(carried["plan"]), MachineState.model_validate(carried["state"]))
+        self._handed_over_at = self._machine.state.next_number
+
     async def _open(self, request: RunRequest) -> tuple[Machine, list[Command]]:
-        if request.carried is not None:
-            carried = request.carried
-            self._desk = ApprovalDesk([Approval.model_validate(item) for item in carried["approvals"]])
-            self._messages = carried["messages"]
-            self._refused.extend(carried["refused"])
-            self._status = carried["status"]
-            machine = Machine(RunPlan.model_validate(carried["plan"]), MachineState.model_validate(carried["state"]))
-            self._machine = machine
-            self._handed_over_at = machine.state.next_number
-            return machine, machine.resume(workflow.now())
+        if self._machine is not None:
+            return self._machine, self._machine.resume(workflow.now())
         try:
             plan = await self._local(protocol.OPEN_RUN, protocol.OpenRun(run=self._run, request=request), RunPlan)
         except FailureError as error:
