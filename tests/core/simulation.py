@@ -246,7 +246,10 @@ class Simulation:
 
     def _world(self) -> None:
         """Let things happen until there is an event."""
+        acts = 0
         while not self.events or (not self.fair and self.dice(4) == 0):
+            acts += 1
+            assert acts < FAIR_EVENTS, "whatever is done, nothing happens"
             if self.fair:
                 self._fair_act()
                 continue

@@ -1,7 +1,7 @@
 """Records the histories that the replay test reads: `python -m tests.replay.record [shape …]`.
 
-Each file is one execution as the server exports it, nothing added or removed. Once runs of a released version are in flight,
-what is there stays: add a shape, and let the workflow read both.
+Each file is one execution as the server exports it, nothing added or removed. Once runs of a released version are in
+flight, what is there stays: add a shape, and let the workflow read both.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import dataclasses
 import logging
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 import structlog
 from temporalio.api.failure.v1 import Failure
@@ -44,31 +45,40 @@ CONVERTER = dataclasses.replace(pydantic_data_converter, failure_converter_class
 
 async def record(names: list[str], folder: Path = HISTORIES) -> list[Path]:
     """Play these shapes, and save what they leave; a run that continued as new leaves one file for each execution."""
-    folder.mkdir(exist_ok=True)
     written = []
-    async with await WorkflowEnvironment.start_local(
+    async with await recording_server() as env:
+        for name in names:
+            histories = await play(env, name)
+            for old in (folder / f"{name}.json", *folder.glob(f"{name}.*.json")):
+                old.unlink(missing_ok=True)
+            for number, history in enumerate(histories, 1):
+                file = folder / (f"{name}.{number}.json" if len(histories) > 1 else f"{name}.json")
+                file.write_text(f"{history.to_json()}\n", "utf-8")
+                written.append(file)
+    return written
+
+
+def recording_server() -> Coroutine[Any, Any, WorkflowEnvironment]:
+    """The real development server, and a client that says nothing of the machine it is on."""
+    return WorkflowEnvironment.start_local(
         identity=IDENTITY,
         dev_server_existing_path=beside_python("temporal"),
         dev_server_extra_args=list(TUNING),
         data_converter=CONVERTER,
         search_attributes=[SearchAttributeKey.for_keyword(name) for name in SEARCH_ATTRIBUTES],
-    ) as env:
-        for name in names:
-            world = World()
-            with tempfile.TemporaryDirectory() as scratch:
-                async with running_engine(env, Path(scratch), world.tools()) as engine:  # type: ignore[arg-type]
-                    try:
-                        run = await SHAPES[name](engine, world)
-                    finally:
-                        world.released.set()  # or a tool that still waits would keep its worker
-                    histories = [history async for history in executions(env, run.id)]
-            for old in folder.glob(f"{name}.*json"):
-                old.unlink()
-            for number, history in enumerate(reversed(histories), 1):
-                file = folder / (f"{name}.{number}.json" if len(histories) > 1 else f"{name}.json")
-                file.write_text(f"{history.to_json()}\n", "utf-8")
-                written.append(file)
-    return written
+    )
+
+
+async def play(env: WorkflowEnvironment, name: str) -> list[WorkflowHistory]:
+    """Play one shape; the history of each of its executions, in order."""
+    world = World()
+    with tempfile.TemporaryDirectory() as scratch:
+        async with running_engine(env, Path(scratch), world.tools()) as engine:  # type: ignore[arg-type]
+            try:
+                run = await SHAPES[name](engine, world)
+            finally:
+                world.released.set()  # or a tool that still waits would keep its worker
+            return [history async for history in executions(env, run.id)][::-1]
 
 
 async def executions(env: WorkflowEnvironment, run_id: str) -> AsyncIterator[WorkflowHistory]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from activities.models.base import RequestedCall
 from horarium.client import Run
-from horarium.contract import RUN_WORKFLOW, SIGNAL_APPROVE, SIGNAL_REJECT, Decision, Waiting
+from horarium.contract import ENGINE_QUEUE, RUN_WORKFLOW, SIGNAL_APPROVE, SIGNAL_REJECT, Decision, Waiting
 from horarium.definitions import Agent, Limits, Memory
 from horarium.errors import ModelRejected
 from tests.engine.conftest import World
@@ -182,6 +182,38 @@ async def continued(engine: Engine, world: World) -> Run:
     await run.reject(pending[0], by="bob")
     await run.approve(approval, by="ann")
     return await ends(engine, run)
+
+
+@shape
+async def decided_while_it_continued(engine: Engine, world: World) -> Run:
+    """The first workflow task of a continued execution brings a decision along, before `run` has begun."""
+    run = await engine.start(agent(), asks(call("pay", amount=1)), says(), continue_as_new_after=1)
+    approval = await run.next_approval(PATIENCE)
+    await run.message("And be quick.")  # which makes it continue as new
+    handle = engine.env.client.get_workflow_handle(run.id)
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while "carried" not in (request := await _request_of(engine, run)) or request["carried"]["messages"] == 0:
+            await asyncio.sleep(0.02)
+    await handle.terminate("It is begun again, together with the decision.")
+    await engine.env.client.start_workflow(
+        RUN_WORKFLOW,
+        request,
+        id=run.id,
+        task_queue=ENGINE_QUEUE,
+        start_signal=SIGNAL_APPROVE,
+        start_signal_args=[Decision(approval=approval.id, digest=approval.digest, by="ann")],
+    )
+    return await ends(engine, run)
+
+
+async def _request_of(engine: Engine, run: Run) -> dict[str, Any]:
+    """The argument of the latest execution."""
+    client = engine.env.client
+    latest = (await client.get_workflow_handle(run.id).describe()).run_id
+    history = await client.get_workflow_handle(run.id, run_id=latest).fetch_history()
+    payloads = history.events[0].workflow_execution_started_event_attributes.input.payloads
+    request: dict[str, Any] = (await client.data_converter.decode(payloads))[0]
+    return request if request["carried"] else {}
 
 
 @shape
