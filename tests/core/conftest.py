@@ -56,7 +56,9 @@ async def ledger(
 
 
 @pytest.fixture
-async def fresh(kind: Kind, new_settings: NewSettings, tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[Ledger]]]:
+async def fresh(
+    kind: Kind, new_settings: NewSettings, tmp_path: Path
+) -> AsyncIterator[Callable[[], Awaitable[Ledger]]]:
     """Open a ledger of the test's own; each call connects anew to the same database."""
     settings = await new_settings(kind, tmp_path)
     async with AsyncExitStack() as stack:

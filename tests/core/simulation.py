@@ -114,7 +114,7 @@ class Books:
     asked_of_people: set[str] = field(default_factory=set)
     counted: dict[str, Decision] = field(default_factory=dict)
     withdrawn: set[str] = field(default_factory=set)
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     turns: int = 0
     malformed: int = 0
     repeats: int = 0
@@ -139,9 +139,7 @@ class Simulation:
         self.desk = ApprovalDesk()
         self.events: deque[m.Event] = deque()
         self.tasks: dict[int, Task] = {}
-        self.books = Books(
-            answered=list(plan.answered), unread=list(plan.messages), procedure_done=plan.procedure_done
-        )
+        self.books = Books(answered=list(plan.answered), unread=list(plan.messages), procedure_done=plan.procedure_done)
         self.log: list[Any] = []
         self.fair = False
         self._named = 0
@@ -618,7 +616,11 @@ class Simulation:
 
     def _break(self) -> m.Close:
         """Something that must work did not: the run ends at once, and asks what is in flight to stop."""
-        flying = {n for n, made in self.books.calls.items() if n in self.tasks and isinstance(self.tasks[n].command, m.CallTool)}
+        flying = {
+            n
+            for n, made in self.books.calls.items()
+            if n in self.tasks and isinstance(self.tasks[n].command, m.CallTool)
+        }
         stop, close = self.machine.broke("ledger_gone", "The ledger is gone.")
         assert isinstance(stop, m.StopSteps)
         assert isinstance(close, m.Close)

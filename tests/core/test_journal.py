@@ -247,14 +247,21 @@ def released(request: ApprovalRequest, **more: Any) -> ApprovalRecorded:
     return ApprovalRecorded(id=request.id, step=request.number, at=NOON, **given)
 
 
-async def test_a_decision_is_recorded_with_the_claim_that_it_releases(ledger: Ledger, journal: Journal, run: str) -> None:
+async def test_a_decision_is_recorded_with_the_claim_that_it_releases(
+    ledger: Ledger, journal: Journal, run: str
+) -> None:
     request = asked(run)
     await Approvals(ledger).ask(run, [(request, '{"amount":7}')], NOON)
 
     await held(journal, step(run, 3, Effect.EXTERNAL), approval=released(request))
 
     record = await Approvals(ledger).get(request.id)
-    assert (record.status, record.decided_by, record.decided_via, record.decided_at) == ("approved", "ann", "update", NOON)
+    assert (record.status, record.decided_by, record.decided_via, record.decided_at) == (
+        "approved",
+        "ann",
+        "update",
+        NOON,
+    )
     assert (record.comment, record.arguments) == ("fine", '{"amount":7}')
     question = await journal.get(run, 2)
     assert (question.kind, question.status, question.by) == ("approval", "completed", "ann")
@@ -304,7 +311,9 @@ async def test_an_approval_of_the_run_before_stands_in_the_run_that_resumes_it(
     await held(journal, step(resumed, 1, Effect.EXTERNAL), approval=released(request, stands=True))
 
     with pytest.raises(NotApproved):
-        await journal.claim(step(resumed, 2, Effect.EXTERNAL), approval=released(request, stands=True, digest="sha256:x"))
+        await journal.claim(
+            step(resumed, 2, Effect.EXTERNAL), approval=released(request, stands=True, digest="sha256:x")
+        )
 
 
 # ---- messages
@@ -454,7 +463,11 @@ async def test_whatever_a_tool_returns_is_stored_and_says_what_was_changed(
     assert await journal.get(run, 2) == record
 
 
-@pytest.mark.parametrize("output", [10**5_000, nested(100_000), {"self": nested(500)}, object(), {1: {2, 3}}])
+@pytest.mark.parametrize(
+    "output",
+    [10**5_000, nested(100_000), {"self": nested(500)}, object(), {1: {2, 3}}],
+    ids=["a huge number", "deep nesting", "deep nesting in a mapping", "an object", "a set"],
+)
 async def test_even_what_has_no_end_in_json_is_settled(journal: Journal, run: str, output: Any) -> None:
     record = await journal.settle(await held(journal, step(run)), "completed", output)
 
@@ -561,7 +574,8 @@ async def test_settling_survives_a_server_that_drops_its_connections(
     settings = await new_settings("postgres", tmp_path)
     mine, other = await Ledger.open(settings), await Ledger.open(settings)
     attempt = await held(Journal(mine), step(await open_run(mine), effect=Effect.EXTERNAL))
-    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    kill = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"
     async with other.write() as connection:
         await connection.execute(text(kill))
 

@@ -6,7 +6,6 @@ a server that is there already. PostgreSQL refuses to be root, so as root it run
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pwd
 import secrets
@@ -17,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,7 @@ import asyncpg
 
 START_PATIENCE = 30.0  # seconds
 # What a power cut would do to it is not tested.
-FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=120")
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=120", "lc_messages=C")
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def _running(programs: Path, data: Path, log: Path, who: dict[str, Any]) -> Iter
     with log.open("wb") as written:
         server = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, cwd="/", **who)
         try:
-            _wait_until_it_answers(server, port, log)
+            _wait_until_it_is_ready(server, log)
             yield port
         finally:
             server.send_signal(signal.SIGINT)  # its "fast" shutdown: connections are cut
@@ -86,19 +86,12 @@ def _running(programs: Path, data: Path, log: Path, who: dict[str, Any]) -> Iter
                 server.wait()
 
 
-def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    async def ask() -> None:
-        connection = await asyncpg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", timeout=5)
-        await connection.close()
-
+def _wait_until_it_is_ready(server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_PATIENCE
-    while True:
-        try:
-            return asyncio.run(ask())
-        except (OSError, asyncpg.PostgresError) as error:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL does not answer: {log.read_text('utf-8', 'replace')}") from error
-            time.sleep(0.05)
+    while "ready to accept connections" not in log.read_text("utf-8", "replace"):
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"PostgreSQL does not start: {log.read_text('utf-8', 'replace')}")
+        time.sleep(0.05)
 
 
 def _programs(directory: Path, who: dict[str, Any]) -> Path:
