@@ -26,6 +26,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RUN = "run_1"
 TOOLS = ("look", "find", "pay", "ship")
 GATED = ("pay", "ship")
+UNFAIR_ACTS = 20  # then something that leads to an event is done, however the dice fall
 FAIR_EVENTS = 600  # in a fair world a run must have ended after this many
 
 T = TypeVar("T")
@@ -245,10 +246,10 @@ class Simulation:
     def _world(self) -> None:
         """Let things happen until there is an event."""
         acts = 0
-        while not self.events or (not self.fair and self.dice(4) == 0):
+        while not self.events or (not self.fair and acts < UNFAIR_ACTS and self.dice(4) == 0):
             acts += 1
             assert acts < FAIR_EVENTS, "whatever is done, nothing happens"
-            if self.fair:
+            if self.fair or acts > UNFAIR_ACTS:
                 self._fair_act()
                 continue
             match self.dice(20):

@@ -43,9 +43,7 @@ async def test_six_processes_that_start_at_once_on_an_empty_database_all_find_th
     settings = await new_settings(kind, tmp_path)
     command = [sys.executable, "-c", OPENER, str(tmp_path), settings.ledger.url or ""]
     pipe = asyncio.subprocess.PIPE
-    processes = [
-        await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(6)
-    ]
+    processes = [await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(6)]
     for process in processes:
         assert process.stdout is not None
         assert await asyncio.wait_for(process.stdout.readline(), 60) == b"ready\n"
@@ -55,9 +53,7 @@ async def test_six_processes_that_start_at_once_on_an_empty_database_all_find_th
     assert [process.returncode for process in processes] == [0] * 6, [error.decode()[-800:] for _, error in said]
 
 
-async def test_the_migrated_tables_are_those_of_the_code(
-    kind: Kind, new_settings: NewSettings, tmp_path: Path
-) -> None:
+async def test_the_migrated_tables_are_those_of_the_code(kind: Kind, new_settings: NewSettings, tmp_path: Path) -> None:
     settings = await new_settings(kind, tmp_path)
     await (await Ledger.open(settings)).close()
 

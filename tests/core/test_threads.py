@@ -74,9 +74,7 @@ async def test_of_many_runs_that_want_one_thread_one_gets_it(fresh: Callable[[],
     ledgers = [await fresh() for _ in range(6)]
     thread = new_thread_id()
 
-    answers = await asyncio.gather(
-        *(open_run(ledger, thread=thread) for ledger in ledgers), return_exceptions=True
-    )
+    answers = await asyncio.gather(*(open_run(ledger, thread=thread) for ledger in ledgers), return_exceptions=True)
 
     assert sum(isinstance(answer, str) for answer in answers) == 1
     assert sum(isinstance(answer, ThreadBusy) for answer in answers) == 5
