@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from horarium.project import AgentFiles
 from temporalio import activity
 from temporalio.client import Client as TemporalClient
 from temporalio.client import WorkflowExecutionStatus
@@ -30,6 +29,7 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Journal, StepClaim, StepRecord
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import ThreadMessage, Threads
+from horarium.project import AgentFiles
 from horarium.protocol import (
     ASK_APPROVALS,
     CLOSE_RUN,

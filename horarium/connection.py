@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from horarium.stack import resolve_address
 from temporalio.client import Client as TemporalClient
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
@@ -12,6 +11,7 @@ from temporalio.service import RPCError, TLSConfig
 
 from horarium.errors import Unreachable
 from horarium.settings import Settings, TemporalSettings, reveal
+from horarium.stack import resolve_address
 
 CONNECT_SECONDS = 10.0
 

@@ -108,7 +108,10 @@ class AgentRun:
         self._close: Close | None = None
         self._broken: Exception | None = None
         if self._request.carried is not None:
-            self._take_over(self._request.carried)
+            try:
+                self._take_over(self._request.carried)
+            except (KeyError, TypeError, ValueError):
+                self._bad_request = "The run request is wrong. carried: is the engine's own; leave it out."
 
     @workflow.run
     async def run(self, request: Any = None) -> RunResult:

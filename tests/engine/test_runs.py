@@ -541,7 +541,10 @@ async def test_no_payload_is_large_and_no_conversation_is_in_the_history(engine:
     assert largest < 64 * 1024
 
 
-@pytest.mark.parametrize("request_payload", [None, "text", {"agent": 7}, {"agent": "clerk", "input": "x" * 20_000}])
+@pytest.mark.parametrize(
+    "request_payload",
+    [None, "text", {"agent": 7}, {"agent": "clerk", "input": "x" * 20_000}, {"agent": "clerk", "carried": {"plan": 7}}],
+)
 async def test_a_bad_request_from_any_client_ends_the_run_and_says_what_is_wrong(
     engine: Engine, request_payload: object
 ) -> None:

@@ -11,16 +11,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from activities.models.router import Models
-from horarium.project import Project
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.models.base import ModelRequest, OnText, RequestedCall, Turn
+from activities.models.router import Models
 from horarium.client import Client, Run
 from horarium.definitions import Agent
 from horarium.ledger.database import Ledger
+from horarium.project import Project
 from horarium.settings import Settings
 from horarium.tools import Tool
 from workers.engine import serve_engine
