@@ -24,7 +24,10 @@ def duration(value: Any) -> Any:
     parts = _PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{value!r} is no duration; write e.g. 30s, 15m, 1h30m or 2d")
-    return timedelta(seconds=sum(float(number) * _UNIT[unit] for number, unit in parts))
+    try:
+        return timedelta(seconds=sum(float(number) * _UNIT[unit] for number, unit in parts))
+    except OverflowError as error:
+        raise ValueError(f"{value!r} is no duration; it is longer than can be counted") from error
 
 
 def words(value: timedelta) -> str:

@@ -39,9 +39,10 @@ values = st.recursive(
     ),
     max_leaves=20,
 )
+plain_text = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers(-(2**62), 2**62) | plain_text,
+    lambda inner: st.lists(inner) | st.dictionaries(plain_text, inner),
     max_leaves=20,
 )
 
@@ -70,7 +71,7 @@ def test_what_was_cleaned_stays_as_it_is(value: Any) -> None:
 @given(json_values)
 def test_what_is_plain_json_is_not_altered(value: Any) -> None:
     assert clean_json(value) == value
-    assert clean([value]).changes == () or "\x00" in repr(value) or "\\x00" in repr(value)
+    assert clean([value]).changes == ()
 
 
 @given(json_values)
