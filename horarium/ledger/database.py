@@ -22,7 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Dialect, Executable, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from horarium.errors import ConfigError, Unreachable
@@ -145,6 +145,8 @@ class _OnThisThread:
             rows = self._raw.execute(sql, given).fetchall()
         except sqlite3.OperationalError as error:
             raise OperationalError(sql, None, error) from error
+        except sqlite3.IntegrityError as error:
+            raise IntegrityError(sql, None, error) from error
         if not any(columns):
             return rows  # type: ignore[no-any-return]
         return [

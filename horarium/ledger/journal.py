@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import structlog
 from sqlalchemy import bindparam, func, insert, literal, literal_column, null, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from horarium.content import INLINE_BYTES, Cleaned, clean, cut, digest_text
 from horarium.contract import StepKind, StepStatus, Usage
@@ -206,28 +206,31 @@ class Journal:
             OutcomeUnknown: An external effect was claimed by an earlier attempt that never settled it.
             StepCrashes: The step has taken its worker down `MAX_CRASHES` times.
             NotApproved: `approval` contradicts what the ledger has.
-            RunNotFound: The run was never opened, or its thread was deleted.
+            RunNotFound: The run was never opened.
         """
         token = secrets.token_hex(8)
         async with self._ledger.write(durable=claim.effect is Effect.EXTERNAL) as connection:
             now = datetime.now(UTC)
             if approval is not None:
                 await self._record(connection, claim, approval)
-            fresh = await connection.run(
-                self._claim_fresh,
-                run_id=claim.run_id,
-                number=claim.number,
-                kind=claim.kind,
-                name=claim.name,
-                effect=claim.effect.value,
-                key=claim.key,
-                call_id=claim.call_id,
-                input_digest=claim.input_digest,
-                arguments=claim.arguments,
-                permit=claim.permit,
-                token=token,
-                claimed_at=now,
-            )
+            try:
+                fresh = await connection.run(
+                    self._claim_fresh,
+                    run_id=claim.run_id,
+                    number=claim.number,
+                    kind=claim.kind,
+                    name=claim.name,
+                    effect=claim.effect.value,
+                    key=claim.key,
+                    call_id=claim.call_id,
+                    input_digest=claim.input_digest,
+                    arguments=claim.arguments,
+                    permit=claim.permit,
+                    token=token,
+                    claimed_at=now,
+                )
+            except IntegrityError as error:
+                raise RunNotFound(f"Run {claim.run_id!r} was never opened.") from error
             if fresh:
                 if thread is not None and append:
                     await append_messages(connection, thread, claim.run_id, append, now)

@@ -150,7 +150,8 @@ class Threads:
             await connection.execute(
                 update(steps)
                 .where(steps.c.run_id.in_(own))
-                .values(arguments=None, output=None, output_blob=None, message=None, partial=None)
+                # Without its token an attempt that still runs somewhere cannot bring content back.
+                .values(arguments=None, output=None, output_blob=None, message=None, partial=None, token=None)
             )
             await connection.execute(
                 update(approvals).where(approvals.c.run_id.in_(own)).values(arguments="", comment=None)

@@ -324,7 +324,7 @@ class Simulation:
                     pass
         source = step_id(RUN, command.number)
         if command.offer is not None:
-            calls = (self._call(source, command.offer),)
+            calls: tuple[Call, ...] = (self._call(source, command.offer),)
         elif command.closing or dice(3) == 0 or (self.fair and dice(2)):
             return ModelReply(finish="final", output=f"answer {self._name()}", usage=usage)
         else:

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from horarium.contract import Usage
-from horarium.errors import NotApproved, OutcomeUnknown, StepBlocked, StepCrashes
+from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes
 from horarium.ids import approval_id, new_run_id, step_id
 from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
@@ -418,6 +418,7 @@ async def test_two_processes_write_one_sqlite_file(
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen([*command, name], **pipes) for name in ("left", "right")]
     for writer in writers:
+        assert writer.stdout is not None
         assert await asyncio.to_thread(writer.stdout.readline) == "ready\n"
 
     said = await asyncio.gather(*(asyncio.to_thread(writer.communicate, "go\n", timeout=60) for writer in writers))
@@ -604,5 +605,7 @@ async def test_at_the_end_of_a_run_what_was_begun_is_unknown_or_cancelled(
 
 
 async def test_a_step_of_a_run_that_was_never_opened_cannot_be_claimed(journal: Journal) -> None:
-    with pytest.raises(Exception, match=r"(?i)foreign key|never opened|no run"):
-        await journal.claim(step(new_run_id()))
+    run = new_run_id()
+
+    with pytest.raises(RunNotFound, match=run):
+        await journal.claim(step(run))

@@ -86,7 +86,7 @@ async def _differences(kind: Kind, settings: Settings) -> list[Any]:
         engine.dispose()
         return found
     asynchronous = create_async_engine(settings.ledger_url)
-    async with asynchronous.connect() as connection:
-        found = await connection.run_sync(compare)
+    async with asynchronous.connect() as wire:
+        differences: list[Any] = await wire.run_sync(compare)
     await asynchronous.dispose()
-    return found
+    return differences

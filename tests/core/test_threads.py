@@ -18,6 +18,7 @@ from horarium.ledger.journal import Answered, Journal, append_messages
 from horarium.ledger.memories import Memories
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import Threads
+from horarium.tools import Effect
 from tests.core.ledgers import NOON, held, open_run, step, thread_of
 from tests.core.test_journal import asked
 
@@ -143,6 +144,17 @@ async def test_deleting_a_thread_removes_what_was_said_and_leaves_that_something
         await Threads(ledger).delete(thread)
     with pytest.raises(ThreadNotFound):
         await open_run(ledger, thread=thread)
+
+
+async def test_an_attempt_that_ends_after_its_thread_was_deleted_brings_nothing_back(ledger: Ledger) -> None:
+    journal, run = Journal(ledger), await open_run(ledger)
+    zombie = await held(journal, step(run, effect=Effect.EXTERNAL))
+    await end(ledger, run, "cancelled")
+    await Threads(ledger).delete(await thread_of(ledger, run))
+
+    record = await journal.settle(zombie, "completed", "secret")
+
+    assert (record.status, record.output) == ("unknown", None)
 
 
 async def test_deleting_a_thread_keeps_a_blob_that_another_thread_has_too(ledger: Ledger) -> None:

@@ -559,7 +559,7 @@ async def test_a_bad_request_from_any_client_ends_the_run_and_says_what_is_wrong
 
 
 async def test_an_unknown_agent_fails_the_run_with_the_near_miss(engine: Engine) -> None:
-    await engine.start(agent(), says())
+    await engine.finish(await engine.start(agent(), says()))
 
     run = await engine.client.start("clark", "Go.")
 
@@ -569,7 +569,7 @@ async def test_an_unknown_agent_fails_the_run_with_the_near_miss(engine: Engine)
 
 
 async def test_any_temporal_client_can_start_a_run_without_the_ledger(engine: Engine) -> None:
-    await engine.start(agent(), says("Hello."))
+    await engine.finish(await engine.start(agent(), says("Hello.")))
     handle = await engine.env.client.start_workflow(
         "AgentRun", {"agent": "clerk", "input": "Hi."}, id="run_from-elsewhere", task_queue="horarium"
     )

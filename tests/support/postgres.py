@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 
 START_PATIENCE = 30.0  # seconds
 # What a power cut would do to it is not tested.
@@ -71,13 +71,36 @@ async def new_database(url: str) -> str:
 
 @contextmanager
 def _running(programs: Path, data: Path, log: Path, who: dict[str, Any]) -> Iterator[int]:
-    initialise = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
+    initialise: list[str | Path] = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--no-locale",
+        "-N",
+    ]
     made = subprocess.run(initialise, capture_output=True, text=True, cwd="/", check=False, **who)
     if made.returncode != 0:
         raise RuntimeError(f"initdb did not make a database: {made.stdout}{made.stderr}")
     port = _free_port()
     options = [part for setting in FAST for part in ("-c", setting)]
-    command = [programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", "", *options]
+    command: list[str | Path] = [
+        programs / "postgres",
+        "-D",
+        data,
+        "-p",
+        str(port),
+        "-h",
+        "127.0.0.1",
+        "-k",
+        "",
+        *options,
+    ]
     with log.open("wb") as written:
         server = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, cwd="/", **who)
         try:
