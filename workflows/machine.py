@@ -191,7 +191,7 @@ Command = CallModel | CallTool | AskPeople | SettleApprovals | SettleCall | Stop
 
 # ---- state
 
-CallPhase = Literal["ready", "asking", "asked", "running", "refusing", "held", "unknown", "settling", "settled"]
+CallPhase = Literal["asking", "asked", "running", "refusing", "held", "unknown", "settling", "settled"]
 
 
 class CallState(BaseModel):

