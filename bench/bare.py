@@ -1,6 +1,8 @@
 """The yardstick: the same agent loop as anyone would write it on Temporal, and the worker that runs it.
 
-One model activity and one tool activity a turn, the whole message list in each payload, defaults of the SDK.
+One model activity and one tool activity a turn, the SDK's defaults, and the whole message list in each payload:
+that is what engines do which hand their run's context to every activity. Who writes it by hand may send the tool
+its call alone; that is measured too, `to="model"`.
 Started as a process of its own: python -m bench.bare ADDRESS
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from datetime import timedelta
+from typing import Literal
 
 from temporalio import activity, workflow
 from temporalio.client import Client
@@ -54,8 +57,22 @@ async def bare_model(ask: Ask) -> Message:
     return Message(role="assistant", text=KILOBYTE, calls=calls)
 
 
+class Act(BaseModel):
+    """One call, and with it the conversation or nothing."""
+
+    call: ToolCall
+    messages: list[Message] = []
+
+
+class Loop(BaseModel):
+    """How many turns, and who is sent the conversation."""
+
+    turns: int
+    to: Literal["each", "model"] = "each"
+
+
 @activity.defn(name="bare_tool")
-async def bare_tool(call: ToolCall) -> Message:
+async def bare_tool(act: Act) -> Message:
     """The tool: a kilobyte."""
     return Message(role="tool", text=KILOBYTE)
 
@@ -65,18 +82,19 @@ class BareLoop:
     """Ask the model, do what it asks, repeat."""
 
     @workflow.run
-    async def run(self, turns: int) -> str:
+    async def run(self, loop: Loop) -> str:
         """Until the model asks for nothing more."""
         messages = [Message(role="user", text=KILOBYTE)]
         while True:
             said = await workflow.execute_activity(
-                bare_model, Ask(turns=turns, messages=messages), start_to_close_timeout=TIMEOUT
+                bare_model, Ask(turns=loop.turns, messages=messages), start_to_close_timeout=TIMEOUT
             )
             messages.append(said)
             if not said.calls:
                 return said.text
             for call in said.calls:
-                messages.append(await workflow.execute_activity(bare_tool, call, start_to_close_timeout=TIMEOUT))
+                act = Act(call=call, messages=messages if loop.to == "each" else [])
+                messages.append(await workflow.execute_activity(bare_tool, act, start_to_close_timeout=TIMEOUT))
 
 
 async def serve(address: str) -> None:

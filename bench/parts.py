@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from statistics import median
 
 from bench.report import Row
@@ -38,20 +39,34 @@ class Effort:
 
 
 async def steps(rig: Rig, effort: Effort) -> list[Row]:
-    """What a step costs at 10 and at 100 turns, and how much history it leaves."""
+    """What a step costs at 10 and at 100 turns, and how much history it leaves.
+
+    Against a bare workflow that sends the conversation to each activity, and, for those who would have been
+    more frugal, against one that sends it to the model alone.
+    """
     rows: list[Row] = []
     for turns, repeats, bar in ((10, effort.short, 1.2), (100, effort.long, 0.85)):
-        await _both(rig, turns)
-        ours, theirs = [], []
-        for _ in range(repeats):
-            mine, others = await _both(rig, turns)
-            ours.append(mine)
-            theirs.append(others)
-        rows.append(_compared("steps", f"a step, {turns} turns", "ms", ours, theirs, bar))
-        rows.append(_alone("steps", f"a step, {turns} turns, absolute", "ms", ours, 12))
-    sizes = await rig.history_bytes(await rig.run(100)), await rig.history_bytes(await rig.bare(100))
-    rows.append(_compared("steps", "history of 100 turns", "bytes", [sizes[0]], [sizes[1]], 0.1))
+        ways: dict[str, Callable[[], Awaitable[str]]] = {
+            "ours": partial(rig.run, turns),
+            "each": partial(rig.bare, turns),
+            "model": partial(rig.bare, turns, "model"),
+        }
+        taken: dict[str, list[float]] = {way: [] for way in ways}
+        for repeat in range(repeats + 1):  # the first one warms up
+            for way, once in ways.items():
+                seconds = await _timed(once(), turns)
+                if repeat:
+                    taken[way].append(seconds)
+        rows.append(_compared("steps", f"a step, {turns} turns", "ms", taken["ours"], taken["each"], bar))
+        rows.append(_frugal(_compared("steps", f"a step, {turns} turns", "ms", taken["ours"], taken["model"], None)))
+        rows.append(_alone("steps", f"a step, {turns} turns, absolute", "ms", taken["ours"], 12))
+    sizes = await rig.history_bytes(await rig.run(100)), await rig.history_bytes(await rig.bare(100, "model"))
+    rows.append(_frugal(_compared("steps", "history of 100 turns", "bytes", [sizes[0]], [sizes[1]], 0.1)))
     return rows
+
+
+def _frugal(row: Row) -> Row:
+    return row.model_copy(update={"against": "bare, list to the model only"})
 
 
 async def crowd(rig: Rig, effort: Effort) -> list[Row]:
@@ -166,10 +181,6 @@ async def _timed(run: Awaitable[str], turns: int) -> float:
     began = time.monotonic()
     await run
     return (time.monotonic() - began) * 1_000 / _steps(turns)
-
-
-async def _both(rig: Rig, turns: int) -> tuple[float, float]:
-    return await _timed(rig.run(turns), turns), await _timed(rig.bare(turns), turns)
 
 
 async def _weighed(rig: Rig, effort: Effort) -> int:

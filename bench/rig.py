@@ -15,11 +15,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 from temporalio.client import WorkflowExecutionStatus
 
-from bench.bare import KILOBYTE, QUEUE, BareLoop
+from bench.bare import KILOBYTE, QUEUE, BareLoop, Loop
 from horarium.client import Run
 from horarium.contract import Approval
 from horarium.settings import STATE_DIR
@@ -59,11 +60,11 @@ class Rig:
             raise RuntimeError(f"{run.id}: {result.status} after {result.turns} turns: {result.message}")
         return run.id
 
-    async def bare(self, turns: int) -> str:
+    async def bare(self, turns: int, to: Literal["each", "model"] = "each") -> str:
         """One run of the bare workflow, to its end."""
         run_id = f"bare-{uuid4().hex}"
         temporal = self.stack.client.temporal
-        handle = await temporal.start_workflow(BareLoop.run, turns, id=run_id, task_queue=QUEUE)
+        handle = await temporal.start_workflow(BareLoop.run, Loop(turns=turns, to=to), id=run_id, task_queue=QUEUE)
         await asyncio.wait_for(handle.result(), LONGEST.total_seconds())
         return run_id
 

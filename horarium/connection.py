@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from temporalio.client import Client as TemporalClient
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, TLSConfig
 
+from horarium.conversion import data_converter
 from horarium.errors import Unreachable
 from horarium.settings import Settings, TemporalSettings, reveal
 from horarium.stack import resolve_address
@@ -27,7 +27,7 @@ async def connect(settings: Settings, *, address: str | None = None) -> Temporal
     if temporal.profile is not None and address is None:
         config = ClientConfig.load_client_connect_config(profile=temporal.profile)
         target = str(config.get("target_host"))
-        connecting = TemporalClient.connect(**config, data_converter=pydantic_data_converter)
+        connecting = TemporalClient.connect(**config, data_converter=data_converter)
     else:
         target = address or resolve_address(settings)
         connecting = TemporalClient.connect(
@@ -35,7 +35,7 @@ async def connect(settings: Settings, *, address: str | None = None) -> Temporal
             namespace=temporal.namespace,
             tls=_tls(temporal),
             api_key=reveal(temporal.api_key) if temporal.api_key else None,
-            data_converter=pydantic_data_converter,
+            data_converter=data_converter,
         )
     try:
         return await asyncio.wait_for(connecting, CONNECT_SECONDS)

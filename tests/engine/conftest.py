@@ -12,10 +12,10 @@ import pytest
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.common import SearchAttributeKey
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from horarium.contract import SEARCH_ATTRIBUTES
+from horarium.conversion import data_converter
 from horarium.tools import Effect, NotPerformed, Performed, ToolContext, ToolError, tool
 from tests.support.engine import TUNING, Engine, running_engine
 
@@ -103,7 +103,7 @@ async def env(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Workflo
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=beside_python("temporal"),
         dev_server_extra_args=list(TUNING),
-        data_converter=pydantic_data_converter,
+        data_converter=data_converter,
         search_attributes=[SearchAttributeKey.for_keyword(name) for name in SEARCH_ATTRIBUTES],
     ) as environment:
         yield environment
@@ -113,7 +113,7 @@ async def env(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Workflo
 async def skipping_env() -> AsyncIterator[WorkflowEnvironment]:
     """The server whose clock jumps when nothing happens."""
     async with await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=beside_python("temporal-test-server"), data_converter=pydantic_data_converter
+        test_server_existing_path=beside_python("temporal-test-server"), data_converter=data_converter
     ) as environment:
         await environment.client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(

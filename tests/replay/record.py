@@ -7,7 +7,6 @@ flight, what is there stays: add a shape, and let the workflow read both.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import sys
 import tempfile
@@ -16,31 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from temporalio.api.failure.v1 import Failure
 from temporalio.client import WorkflowHistory
 from temporalio.common import SearchAttributeKey
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.converter import DefaultFailureConverter, PayloadConverter
 from temporalio.testing import WorkflowEnvironment
 
 from horarium.contract import SEARCH_ATTRIBUTES
+from horarium.conversion import data_converter
 from tests.engine.conftest import World, beside_python
 from tests.replay.shapes import SHAPES
 from tests.support.engine import TUNING, running_engine
 
 HISTORIES = Path(__file__).resolve().parents[1] / "histories"
 IDENTITY = "recorder"  # else it is the process and the host
-
-
-class WithoutStacks(DefaultFailureConverter):
-    """A stack says where the checkout of whoever recorded is, and nothing that a replay reads."""
-
-    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
-        super().to_failure(exception, payload_converter, failure)
-        failure.stack_trace = ""
-
-
-CONVERTER = dataclasses.replace(pydantic_data_converter, failure_converter_class=WithoutStacks)
 
 
 async def record(names: list[str], folder: Path = HISTORIES) -> list[Path]:
@@ -64,7 +50,7 @@ def recording_server() -> Coroutine[Any, Any, WorkflowEnvironment]:
         identity=IDENTITY,
         dev_server_existing_path=beside_python("temporal"),
         dev_server_extra_args=list(TUNING),
-        data_converter=CONVERTER,
+        data_converter=data_converter,
         search_attributes=[SearchAttributeKey.for_keyword(name) for name in SEARCH_ATTRIBUTES],
     )
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, WorkflowRunner
 
 from horarium import protocol
+from horarium.conversion import data_converter
 from tests.replay.record import HISTORIES, play, recording_server
 from tests.replay.shapes import SHAPES
 from tests.support.engine import sandbox
@@ -92,5 +92,5 @@ def saved(file: Path) -> WorkflowHistory:
 
 
 async def replay(history: WorkflowHistory, runner: WorkflowRunner) -> None:
-    replayer = Replayer(workflows=[AgentRun], data_converter=pydantic_data_converter, workflow_runner=runner)
+    replayer = Replayer(workflows=[AgentRun], data_converter=data_converter, workflow_runner=runner)
     await replayer.replay_workflow(history)
