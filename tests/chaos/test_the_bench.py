@@ -18,16 +18,19 @@ def test_the_bench_measures_steps_and_writes_them_down(tmp_path: Path) -> None:
     assert main(["--quick", "--only", "steps,decide", "--out", str(file)]) == 0
 
     rows = json.loads(file.read_text("utf-8"))["rows"]
-    assert [row["measure"] for row in rows] == [
-        "a step, 10 turns",
-        "a step, 10 turns, absolute",
-        "a step, 100 turns",
-        "a step, 100 turns, absolute",
-        "history of 100 turns",
-        "decision → effect starts",
+    frugal = "bare, list to the model only"
+    assert [(row["measure"], row["against"]) for row in rows] == [
+        ("a step, 10 turns", "bare"),
+        ("a step, 10 turns", frugal),
+        ("a step, 10 turns, absolute", None),
+        ("a step, 100 turns", "bare"),
+        ("a step, 100 turns", frugal),
+        ("a step, 100 turns, absolute", None),
+        ("history of 100 turns", frugal),
+        ("decision → effect starts", None),
     ]
     assert all(row["horarium"] > 0 for row in rows)
-    assert all(row["met"] in (True, False) for row in rows)
+    assert [row["met"] in (True, False) for row in rows] == [row["bar"] is not None for row in rows]
 
 
 def test_a_part_that_does_not_exist_is_refused_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
