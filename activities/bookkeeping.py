@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client as TemporalClient
@@ -18,45 +19,83 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.catalog import Catalog
-from horarium.content import call_digest, canonical, shorten
-from horarium.contract import RunRequest
-from horarium.definitions import Agent
-from horarium.errors import Conflict, RunNotFound, ToolUnavailable
+from activities.gating import Gatekeeper
+from horarium.content import call_digest, canonical, clean_json, shorten
+from horarium.contract import MAX_ARGUMENT_CHARS, Decision, Resolution, RunRequest, StepStatus
+from horarium.definitions import Agent, bound_problem
+from horarium.errors import (
+    ArgumentsRejected,
+    ConfigError,
+    Conflict,
+    HorariumError,
+    RunNotFound,
+    ToolUnavailable,
+)
 from horarium.ids import RUN_ID, idempotency_key, split_step_id, step_id, thread_id_for_run
 from horarium.ledger.agents import Agents
-from horarium.ledger.approvals import Approvals
+from horarium.ledger.approvals import Approvals, Asking
 from horarium.ledger.database import Ledger
+from horarium.ledger.grants import Grants
 from horarium.ledger.journal import Journal, StepClaim, StepRecord
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import ThreadMessage, Threads
+from horarium.plans import people_of, plan_problems
+from horarium.problems import near_miss
 from horarium.project import AgentFiles
+from horarium.proof import KeyRing
 from horarium.protocol import (
     ASK_APPROVALS,
+    CHECK_DECISION,
+    CHECK_RESOLUTION,
     CLOSE_RUN,
+    ESCALATE,
     MARK_RUN,
+    NOTE_CHARS,
+    OPEN_QUESTION,
     OPEN_RUN,
     PREVIEW_CHARS,
+    RECORD_VOTE,
+    REVISION,
     SETTLE_APPROVALS,
+    SETTLE_QUESTION,
     SETTLE_STEP,
     WRITE_MESSAGE,
     ApprovalOutcome,
+    ApprovalRequest,
     AskApprovals,
+    AskedApproval,
+    AskedApprovals,
     Call,
+    CheckDecision,
+    Checked,
+    CheckResolution,
     CloseRun,
+    Escalate,
+    Escalated,
+    Gate,
     MarkRun,
+    OpenQuestion,
     OpenRun,
+    RecordVote,
     RunPlan,
     SettleApprovals,
+    SettleQuestion,
     SettleStep,
     ToolOutcome,
     WriteMessage,
 )
-from horarium.settings import WorkerSettings
+from horarium.settings import Settings, notifies
 from horarium.toolhost import outcome_of
-from horarium.tools import Effect
-from horarium.turns import stored_turn
+from horarium.tools import Effect, schema_problem
+from horarium.turns import StoredCall, stored_turn
 
 OPEN_PATIENCE = 60  # attempts, some seconds apart, for a tool worker that is still starting
+_STEP_STATUS: dict[str, StepStatus] = {
+    "rejected": "rejected",
+    "answered": "skipped",
+    "expired": "cancelled",
+    "withdrawn": "cancelled",
+}
 ENDED = (
     WorkflowExecutionStatus.COMPLETED,
     WorkflowExecutionStatus.FAILED,
@@ -84,17 +123,20 @@ class Bookkeeping:
         catalog: Catalog,
         temporal: TemporalClient,
         agents: AgentFiles | None,
-        worker: WorkerSettings,
+        settings: Settings,
     ) -> None:
         self._runs = Runs(ledger)
         self._threads = Threads(ledger)
         self._agents = Agents(ledger)
         self._approvals = Approvals(ledger)
+        self._gatekeeper = Gatekeeper(ledger)
+        self._grants = Grants(ledger)
         self._journal = Journal(ledger)
         self._catalog = catalog
         self._temporal = temporal
         self._files = agents
-        self._worker = worker
+        self._worker = settings.worker
+        self._settings = settings
 
     @activity.defn(name=OPEN_RUN)
     async def open_run(self, opening: OpenRun) -> RunPlan:
@@ -112,8 +154,10 @@ class Bookkeeping:
         version = await self._agents.get(request.agent, request.version)
         agent = version.agent
         await self._tools_are_served(agent)
+        not_by = await self._starters(request)
+        self._plan_can_be_kept(agent, not_by)
         thread = await self._thread_of(run, request)
-        owed = await self._owed(request, agent, thread)
+        owed = await self._owed(run, request, agent, thread)
         await self._release_if_gone(thread, run)
         messages = await self._runs.open(
             run, thread, request, version.version, answered=owed.answered, owes_calls=bool(owed.calls)
@@ -134,7 +178,34 @@ class Bookkeeping:
             answered=owed.answered if owed.calls else (),
             messages=messages,
             procedure_done=owed.procedure_done,
+            revision=REVISION,
+            require_proof=self._settings.approvals.require_proof,
+            notifies=notifies(self._settings),
+            not_by=not_by,
         )
+
+    async def _starters(self, request: RunRequest) -> tuple[str, ...]:
+        """Who started the run, and the one that it goes on with: the people that four eyes keep out."""
+        starters = [request.requested_by]
+        if request.resume_from is not None:
+            starters.append((await self._runs.get(request.resume_from)).requested_by)
+        return tuple(dict.fromkeys(name for name in starters if name))
+
+    def _plan_can_be_kept(self, agent: Agent, not_by: tuple[str, ...]) -> None:
+        """Refuse a run whose approvals nobody could ever give.
+
+        Raises:
+            ConfigError: The plan names roles that are not there, or too few people.
+            Conflict: It wants four eyes, and nobody said who starts the run.
+        """
+        problems = plan_problems(agent, self._settings)
+        if problems:
+            raise ConfigError(f"The approval plan of {agent.name!r} cannot be kept: {problems[0]}")
+        if not not_by and any(rule.four_eyes for rule in agent.approvals):
+            raise Conflict(
+                f"The approval plan of {agent.name!r} wants four eyes, and nobody said who starts this run.",
+                hint="Start it with `requested_by`.",
+            )
 
     async def _refresh(self, name: str) -> None:
         """An edited definition counts from the next run on, without a restart."""
@@ -185,7 +256,7 @@ class Bookkeeping:
 
     # ---- what is owed
 
-    async def _owed(self, request: RunRequest, agent: Agent, thread: str) -> _Owed:
+    async def _owed(self, run: str, request: RunRequest, agent: Agent, thread: str) -> _Owed:
         """Look at the end of the thread for calls that were asked for and have no answer yet.
 
         The run that resumes their run makes them, under their own keys. Any other run only answers them, because
@@ -208,41 +279,49 @@ class Bookkeeping:
             if step is not None and step.status in ("completed", "failed", "rejected", "skipped"):
                 answered.append(step_id(step.run_id, step.number))
             elif resumes:
-                calls.append(await self._call_again(origin, number, stored.id, stored.name, stored.arguments, step))
+                made = await self._call_again(origin, number, stored, step)
+                calls.append(await self._gated(made, run, request, agent, thread, json.loads(stored.arguments)))
             else:
                 answered.append(await self._never_made(origin, number, stored.id, stored.name, step))
         return _Owed(tuple(calls), tuple(answered), await self._procedure_done(request, agent))
 
-    async def _call_again(
-        self, origin: str, number: int, call_id: str, name: str, arguments_json: str, step: StepRecord | None
+    async def _gated(
+        self, call: Call, run: str, request: RunRequest, agent: Agent, thread: str, arguments: dict[str, Any]
     ) -> Call:
-        served = (await self._catalog.tools([name]))[name]
-        arguments = json.loads(arguments_json)
-        digest = call_digest(name, served.spec.schema_digest, arguments)
-        key = step.key if step is not None and step.key else idempotency_key(origin, f"{call_id}.{number}")
-        gated = served.spec.effect is not Effect.READ
+        if call.approved_in is not None:
+            return call.model_copy(update={"gated": True})
+        spec = (await self._catalog.tools([call.tool]))[call.tool].spec
+        return await self._gatekeeper.gated(call, agent, spec, arguments, run=run, thread=thread, tenant=request.tenant)
+
+    async def _call_again(self, origin: str, number: int, stored: StoredCall, step: StepRecord | None) -> Call:
+        served = (await self._catalog.tools([stored.name]))[stored.name]
+        digest = call_digest(stored.name, served.spec.schema_digest, json.loads(stored.arguments))
+        key = step.key if step is not None and step.key else idempotency_key(origin, f"{stored.id}.{number}")
+        approved_in, released = await self._standing_approval(origin, step, digest)
         return Call(
-            id=call_id,
-            tool=name,
-            digest=digest,
+            id=stored.id,
+            tool=stored.name,
+            digest=released or digest,
+            edited=released not in (None, digest),
             key=key,
             source=step_id(origin, number),
             effect=served.spec.effect,
-            gated=gated,
             queue=self._catalog.queue_of(served),
             timeout=served.spec.timeout,
-            preview=shorten(canonical(arguments), PREVIEW_CHARS) if gated else "",
-            approved_in=await self._standing_approval(origin, step, digest) if gated else None,
+            approved_in=approved_in,
         )
 
-    async def _standing_approval(self, origin: str, step: StepRecord | None, digest: str) -> str | None:
-        """The approval that released exactly this call in the run that is resumed, if a person gave one."""
+    async def _standing_approval(
+        self, origin: str, step: StepRecord | None, digest: str
+    ) -> tuple[str | None, str | None]:
+        """The approval that released this call in the run that is resumed, and the digest that it released."""
         if step is None:
-            return None
+            return None, None
         for approval in await self._approvals.of_run(origin):
-            if approval.guards == step.number and approval.status == "approved" and approval.digest == digest:
-                return approval.id
-        return None
+            asked = approval.kind == "approval" and approval.guards == step.number and approval.digest == digest
+            if asked and approval.status == "approved":
+                return approval.id, approval.decided_digest
+        return None, None
 
     async def _never_made(self, origin: str, number: int, call_id: str, name: str, step: StepRecord | None) -> str:
         """Settle, for the model's eyes, a call of an ended run that nobody will make any more."""
@@ -277,10 +356,137 @@ class Bookkeeping:
         await self._threads.queue(message.thread, message.id, message.text, message.run, message.by)
 
     @activity.defn(name=ASK_APPROVALS)
-    async def ask_approvals(self, asking: AskApprovals) -> None:
+    async def ask_approvals(self, asking: AskApprovals) -> AskedApprovals:
         """Write questions down with their exact arguments, before anybody can answer them."""
-        questions = [(request, await self._arguments(request.call)) for request in asking.requests]
-        await self._approvals.ask(asking.run, questions, asking.requested_at)
+        questions = [await self._asking(asking, request) for request in asking.requests]
+        await self._approvals.ask(asking.run, asking.tenant, asking.agent, questions, asking.requested_at)
+        return AskedApprovals(
+            asked=tuple(
+                AskedApproval(guards=one.request.guards, people=one.people, released=one.released_by is not None)
+                for one in questions
+            )
+        )
+
+    async def _asking(self, asking: AskApprovals, request: ApprovalRequest) -> Asking:
+        call = request.call
+        arguments = await self._arguments(call)
+        gate = call.gate or Gate()
+        released = call.released_by
+        if released is not None and not released.startswith("plan:"):
+            # Looked up again: it may have been revoked since the model asked.
+            served = (await self._catalog.tools([call.tool]))[call.tool]
+            grant = await self._grants.standing(
+                tenant=asking.tenant,
+                agent=asking.agent,
+                run=asking.run,
+                thread=asking.thread,
+                tool=call.tool,
+                schema_digest=served.spec.schema_digest,
+                arguments=json.loads(arguments),
+                at=asking.requested_at,
+            )
+            released = grant.id if grant is not None else None
+        people = people_of(gate.approvers, self._settings)
+        return Asking(request=request, arguments=arguments, people=people, released_by=released)
+
+    @activity.defn(name=CHECK_DECISION)
+    async def check_decision(self, checking: CheckDecision) -> Checked:
+        """Check what the workflow cannot: the signature, and whether a person's arguments fit the tool."""
+        decision = checking.decision
+        try:
+            key = self._proven(checking.run, decision, checking.at)
+            await self._may_remember(checking)
+            call = await self._edited(checking) if decision.arguments is not None else None
+        except HorariumError as error:
+            await self._approvals.refused(checking, decision.approval, error.code, str(error))
+            return Checked(code=error.code, message=shorten(str(error), NOTE_CHARS))
+        return Checked(key=key, call=call)
+
+    @activity.defn(name=CHECK_RESOLUTION)
+    async def check_resolution(self, checking: CheckResolution) -> Checked:
+        """Check the signature of a person's word on a step."""
+        resolution = checking.resolution
+        try:
+            return Checked(key=self._proven(checking.run, resolution, checking.at))
+        except HorariumError as error:
+            subject = resolution.question or resolution.step
+            await self._approvals.refused(checking, subject, error.code, str(error))
+            return Checked(code=error.code, message=shorten(str(error), NOTE_CHARS))
+
+    def _proven(self, run: str, said: Decision | Resolution, at: datetime) -> str | None:
+        if said.proof is None and not self._settings.approvals.require_proof:
+            return None
+        return KeyRing.of(self._settings).verify(run, said, at)
+
+    async def _may_remember(self, checking: CheckDecision) -> None:
+        """Refuse a standing grant whose bounds could not be compared.
+
+        Raises:
+            ArgumentsRejected: A bound is no bound, or is on an argument that the tool does not take.
+        """
+        remember = checking.decision.remember
+        if remember is None:
+            return
+        spec = (await self._catalog.tools([checking.call.tool]))[checking.call.tool].spec
+        known = list(spec.parameters.get("properties", {}))
+        for name, bound in remember.bounds.items():
+            if name not in known:
+                raise ArgumentsRejected(f"{spec.name!r} takes no argument {name!r}{near_miss(name, known)}")
+            problem = bound_problem(bound) if isinstance(bound, dict) else "must be a mapping of keywords"
+            if problem is not None:
+                raise ArgumentsRejected(f"The bound on {name!r} cannot be kept: {problem}")
+
+    async def _edited(self, checking: CheckDecision) -> Call:
+        """Keep a person's arguments, checked as a model's are.
+
+        Raises:
+            ArgumentsRejected: They do not fit the tool, or are too long.
+        """
+        call, decision = checking.call, checking.decision
+        served = (await self._catalog.tools([call.tool]))[call.tool]
+        try:
+            arguments: dict[str, Any] = clean_json(decision.arguments)
+            text = canonical(arguments)
+        except (ValueError, RecursionError) as error:
+            raise ArgumentsRejected(f"The edited arguments cannot be kept: {error}.") from error
+        if len(text) > MAX_ARGUMENT_CHARS:
+            raise ArgumentsRejected(
+                f"The edited arguments have {len(text):,} characters; at most {MAX_ARGUMENT_CHARS:,} are taken."
+            )
+        problem = schema_problem(served.spec.parameters, arguments)
+        if problem is not None:
+            raise ArgumentsRejected(f"The edited arguments do not fit {call.tool!r}: {problem}")
+        digest = call_digest(call.tool, served.spec.schema_digest, arguments)
+        if digest != call.digest:
+            await self._approvals.keep_edit(checking.approval, digest, text, decision.by, checking.at)
+        edited = {"digest": digest, "edited": digest != call.digest or call.edited}
+        return call.model_copy(update=edited | {"preview": shorten(text, PREVIEW_CHARS)})
+
+    @activity.defn(name=RECORD_VOTE)
+    async def record_vote(self, vote: RecordVote) -> None:
+        """Write down a vote that does not decide yet."""
+        await self._approvals.vote(vote.run, vote.approval, vote.ballot, vote.digest)
+
+    @activity.defn(name=ESCALATE)
+    async def escalate(self, escalation: Escalate) -> Escalated:
+        """Let others decide as well; roles are looked up anew."""
+        added = people_of(escalation.escalate_to, self._settings)
+        # An approval that anybody may decide stays so.
+        people = tuple(dict.fromkeys((*escalation.people, *added))) if escalation.people else ()
+        await self._approvals.escalate(escalation, people)
+        return Escalated(people=people)
+
+    @activity.defn(name=OPEN_QUESTION)
+    async def open_question(self, question: OpenQuestion) -> None:
+        """Put what only a person can settle into the inbox."""
+        call = question.call
+        arguments = await self._arguments(call) if call is not None else "{}"
+        await self._approvals.open_question(question, arguments, call.tool if call is not None else "model")
+
+    @activity.defn(name=SETTLE_QUESTION)
+    async def settle_question(self, settled: SettleQuestion) -> None:
+        """Write down how a person settled a question."""
+        await self._approvals.settle_question(settled)
 
     @activity.defn(name=SETTLE_APPROVALS)
     async def settle_approvals(self, settling: SettleApprovals) -> None:
@@ -289,9 +495,10 @@ class Bookkeeping:
             await self._approvals.settle(settling.run, outcome)
             await self._journal.settle_unclaimed(
                 await self._claim_of(settling.run, outcome.guards, outcome.call),
-                "rejected" if outcome.status == "rejected" else "cancelled",
+                _STEP_STATUS[outcome.status],
                 refusal(outcome),
                 by=outcome.by,
+                code="approval_expired" if outcome.status == "expired" else None,
             )
 
     @activity.defn(name=SETTLE_STEP)
@@ -345,6 +552,17 @@ def refusal(outcome: ApprovalOutcome) -> str:
     """What the model is told of a call that people did not release, in words that keep it from asking again."""
     if outcome.status == "withdrawn":
         return "Not done: the run ended before anybody decided."
+    if outcome.status == "expired":
+        return (
+            "Not done: nobody decided in time. That is no person's rejection, and nobody is asked again in this run. "
+            "Do not make the call again; go on without it, or say what you could not do."
+        )
+    if outcome.status == "answered":
+        answer = outcome.ballot.decision.answer if outcome.ballot else None
+        return (
+            f"Not done: {outcome.by} answered instead of making this call. Take the answer as its result, and do not "
+            f"make the call again. The answer: {answer}"
+        )
     because = f" The reason given: {outcome.comment}" if outcome.comment else ""
     return (
         f"Not done: {outcome.by} rejected this call.{because}\n"

@@ -18,6 +18,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.catalog import Catalog
 from activities.conversation import Conversations
+from activities.gating import Gatekeeper
 from activities.models.base import ModelRequest, OnText, Provider, Turn
 from activities.models.router import Models
 from horarium.content import call_digest, canonical, clean_json, clean_text, shorten
@@ -29,7 +30,7 @@ from horarium.ledger.agents import ServedTool
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Answered, Held, Journal, StepClaim, StepRecord
 from horarium.ledger.memories import Memories
-from horarium.protocol import CALL_MODEL, NOTE_CHARS, PREVIEW_CHARS, Call, ModelReply, ModelStep
+from horarium.protocol import CALL_MODEL, NOTE_CHARS, Call, ModelReply, ModelStep
 from horarium.toolhost import heartbeating
 from horarium.tools import Effect, schema_problem
 from horarium.turns import StoredCall, StoredTurn, stored_turn
@@ -48,6 +49,7 @@ class ModelCaller:
         self._journal = Journal(ledger)
         self._memories = Memories(ledger)
         self._conversations = Conversations(ledger)
+        self._gatekeeper = Gatekeeper(ledger)
         self._models = models
         self._catalog = catalog
 
@@ -202,7 +204,9 @@ class ModelCaller:
         """What the workflow is told of a settled turn: read from the record alone, so that a repeat says the same."""
         turn = stored_turn(record.output or "{}")
         served = offered or await self._catalog.tools(agent.tools)
-        calls = tuple(self._call_of(step, call, served[call.name]) for call in turn.calls if call.problem is None)
+        calls = tuple(
+            [await self._call_of(step, agent, call, served[call.name]) for call in turn.calls if call.problem is None]
+        )
         usage = Usage(
             input_tokens=record.input_tokens,
             output_tokens=record.output_tokens,
@@ -224,20 +228,20 @@ class ModelCaller:
             case _:
                 return ModelReply(finish="final", output=output, output_truncated=cut, **common)
 
-    def _call_of(self, step: ModelStep, call: StoredCall, served: ServedTool) -> Call:
+    async def _call_of(self, step: ModelStep, agent: Agent, call: StoredCall, served: ServedTool) -> Call:
         arguments = json.loads(call.arguments)
-        gated = served.spec.effect is not Effect.READ
-        return Call(
+        made = Call(
             id=call.id,
             tool=call.name,
             digest=call_digest(call.name, served.spec.schema_digest, arguments),
             key=idempotency_key(step.run, f"{call.id}.{step.number}"),
             source=step_id(step.run, step.number),
             effect=served.spec.effect,
-            gated=gated,
             queue=self._catalog.queue_of(served),
             timeout=served.spec.timeout,
-            preview=shorten(canonical(arguments), PREVIEW_CHARS) if gated else "",
+        )
+        return await self._gatekeeper.gated(
+            made, agent, served.spec, arguments, run=step.run, thread=step.thread, tenant=step.tenant
         )
 
 

@@ -70,8 +70,10 @@ def turn_message(message: ThreadMessage) -> TurnMessage:
                 items=turn.items,
             )
         case "tool":
-            text = message.text if message.text is not None else message.output
-            return TurnMessage(role="tool", text=text or "", call_id=message.call_id)
+            text = (message.text if message.text is not None else message.output) or ""
+            return TurnMessage(
+                role="tool", text=f"{message.note}\n{text}" if message.note else text, call_id=message.call_id
+            )
         case "system":
             return TurnMessage(role="system", text=message.text or "")
         case _:

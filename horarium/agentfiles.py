@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from horarium.definitions import Agent
 from horarium.errors import ConfigError
+from horarium.plans import plan_problems
 from horarium.problems import explain, line_of, near_miss
 from horarium.secrets import REFERENCE
 from horarium.settings import Settings
@@ -153,8 +154,19 @@ def _read(settings: Settings, file: Path) -> _Read:
     except ValidationError as error:
         read.problems += explain(error, _AgentFile, name, text).splitlines()
     else:
+        read.problems += _plan(settings, agent, name, text)
         read.agent = None if read.problems else agent
     return read
+
+
+def _plan(settings: Settings, agent: Agent, name: Path, text: str) -> list[str]:
+    """What is wrong with the approval plan, each with its line."""
+    found: list[str] = []
+    for problem in plan_problems(agent, settings):
+        field, _, _ = problem.partition(": ")
+        path = [int(part) if part.isdigit() else part for part in field.split(".")]
+        found.append(f"{name}:{line_of(text, path)}: {problem}")
+    return found
 
 
 def _take_prompt(settings: Settings, values: dict[Any, Any], read: _Read, name: Path, text: str) -> None:

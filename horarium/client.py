@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from temporalio.client import Client as TemporalClient
 from temporalio.client import (
@@ -39,7 +39,10 @@ from horarium.contract import (
     ApprovalState,
     Decision,
     Message,
+    Remember,
     Resolution,
+    ResolutionState,
+    ResolutionVerdict,
     RunRequest,
     RunResult,
     RunStatus,
@@ -52,11 +55,13 @@ from horarium.definitions import Agent, Limits
 from horarium.errors import Conflict, HorariumError, RunNotFound, Unreachable
 from horarium.ids import new_run_id, run_id_for_key
 from horarium.ledger.agents import Agents, AgentVersion
-from horarium.ledger.approvals import ApprovalRecord, Approvals
+from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord
 from horarium.ledger.database import Ledger
+from horarium.ledger.grants import Grant, Grants
 from horarium.ledger.journal import SETTLED, Journal, StepRecord
 from horarium.ledger.runs import RunRecord, Runs
 from horarium.ledger.threads import ThreadMessage, Threads
+from horarium.proof import KeyRing
 from horarium.settings import Settings
 from horarium.turns import stored_turn
 
@@ -69,6 +74,8 @@ _AWAY = (
     RPCStatusCode.CANCELLED,
     RPCStatusCode.FAILED_PRECONDITION,  # no worker has been seen on the queue
 )
+T = TypeVar("T")
+Said = TypeVar("Said", Decision, Resolution)
 _BY_CODE = {
     kind.code: kind
     for kind in vars(errors).values()
@@ -220,9 +227,77 @@ class Client:
         """The latest runs, newest first; from the ledger."""
         return await Runs(self._ledger).list(status=status, agent=agent, tenant=tenant, thread=thread, limit=limit)
 
-    async def approvals(self, *, status: str | None = "pending", limit: int = 50) -> list[ApprovalRecord]:
-        """Approvals over all runs, newest first; from the ledger, with their exact arguments."""
-        return await Approvals(self._ledger).list(status=status, limit=limit)
+    async def approvals(
+        self, *, status: str | None = "pending", tenant: str | None = None, limit: int = 50
+    ) -> list[ApprovalRecord]:
+        """The inbox over all runs, newest first, from the ledger, with the exact arguments.
+
+        Approvals, and steps that only a person can settle: tell them apart by `kind`.
+        """
+        return await Approvals(self._ledger).list(status=status, tenant=tenant, limit=limit)
+
+    async def approval(self, approval_id: str) -> ApprovalRecord:
+        """One question of the inbox.
+
+        Raises:
+            ApprovalNotFound: There is none.
+        """
+        return await Approvals(self._ledger).get(approval_id)
+
+    async def votes(self, approval_id: str) -> list[VoteRecord]:
+        """Who said what on an approval, in order."""
+        return await Approvals(self._ledger).votes(approval_id)
+
+    async def decide(self, run: str, decision: Decision) -> ApprovalState:
+        """Send a decision, signed when this client has an approver key for its person.
+
+        Raises:
+            ApprovalAlreadyDecided, ApprovalExpired, ApprovalWithdrawn, ApprovalNotFound, DigestMismatch,
+            NotAnApprover, ProofInvalid, ArgumentsRejected, Conflict: It does not count.
+        """
+        decision = self._signed(run, decision)
+        return await self._update(run, contract.UPDATE_DECIDE, decision, ApprovalState)
+
+    async def decide_many(self, decisions: Sequence[tuple[str, Decision]]) -> list[ApprovalState | HorariumError]:
+        """Send many, each with its run; what became of each, in order. One that does not count stops no other."""
+
+        async def one(run: str, decision: Decision) -> ApprovalState | HorariumError:
+            try:
+                return await self.decide(run, decision)
+            except HorariumError as error:
+                return error
+
+        return list(await asyncio.gather(*(one(run, decision) for run, decision in decisions)))
+
+    async def grants(self, *, tenant: str | None = None, everything: bool = False) -> list[Grant]:
+        """Standing grants, newest first; those that have ended or were revoked too, when asked for."""
+        return await Grants(self._ledger).list(tenant=tenant, everything=everything, at=datetime.now(UTC))
+
+    async def revoke_grant(self, grant_id: str, *, by: str) -> Grant:
+        """End a standing grant now.
+
+        Raises:
+            ApprovalNotFound: There is none of this id.
+        """
+        return await Grants(self._ledger).revoke(grant_id, by, datetime.now(UTC))
+
+    def _signed(self, run: str, said: Said) -> Said:
+        if said.proof is not None or self.settings is None:
+            return said
+        signer = KeyRing.of(self.settings).signer(said.by)
+        return signer.sign(run, said) if signer is not None else said
+
+    async def _update(self, run: str, name: str, payload: Any, result: type[T]) -> T:
+        handle = self.temporal.get_workflow_handle(run)
+        try:
+            answer: T = await handle.execute_update(name, payload, result_type=result)
+            return answer
+        except WorkflowUpdateFailedError as error:
+            cause = error.cause
+            kind = _BY_CODE.get(cause.type or "", Conflict) if isinstance(cause, ApplicationError) else Conflict
+            raise kind(cause.message if isinstance(cause, ApplicationError) else str(cause)) from error
+        except RPCError as error:
+            raise _translated(error, run) from error
 
     async def agents(self) -> list[AgentVersion]:
         """The newest version of every agent."""
@@ -249,11 +324,19 @@ class Client:
         """
         await Threads(self._ledger).delete(thread_id)
 
-    @property
-    def _ledger(self) -> Ledger:
+    def require_ledger(self) -> Ledger:
+        """The ledger.
+
+        Raises:
+            HorariumError: This client was connected without one.
+        """
         if self.ledger is None:
             raise HorariumError("This client has no ledger.", hint="Connect with ledger=True.")
         return self.ledger
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self.require_ledger()
 
 
 class Run:
@@ -395,17 +478,28 @@ class Run:
     async def resolve(
         self,
         step: str,
-        verdict: Literal["retry", "supply", "skip", "fail"],
+        verdict: ResolutionVerdict,
         *,
         by: str,
         output: str | None = None,
         comment: str | None = None,
-    ) -> None:
-        """Say how to go on with a held step or an unknown outcome; see `contract.Resolution`."""
-        resolution = Resolution.model_validate(
-            {"step": step, "verdict": verdict, "by": by, "output": output, "comment": comment}
-        )
-        await self._signal(contract.SIGNAL_RESOLVE, resolution)
+        question: str | None = None,
+    ) -> ResolutionState:
+        """Say how to go on with a held step or an unknown outcome; see `contract.Resolution`.
+
+        Args:
+            question: Its id in the inbox. None: the one that waits now.
+
+        Raises:
+            Conflict: The step does not wait for this; names who settled it.
+            ProofInvalid: The worker requires a proof that this client could not give.
+        """
+        if question is None:
+            waiting = (await self.status()).waiting_for
+            question = next((item.question for item in waiting if item.id == step), None)
+        resolution = Resolution(step=step, verdict=verdict, by=by, output=output, comment=comment, question=question)
+        signed = self._client._signed(self.id, resolution) if question is not None else resolution
+        return await self._client._update(self.id, contract.UPDATE_RESOLVE, signed, ResolutionState)
 
     async def _signal(self, name: str, payload: Any) -> None:
         try:
@@ -440,32 +534,40 @@ class Run:
                     raise Conflict(f"Run {self.id} is {status.status}; it asks for nothing.")
                 await asyncio.sleep(LOOK_EVERY)
 
-    async def approve(self, approval: Approval, *, by: str, comment: str | None = None) -> ApprovalState:
-        """Approve exactly what the approval shows.
+    async def approve(
+        self,
+        approval: Approval,
+        *,
+        by: str,
+        comment: str | None = None,
+        arguments: dict[str, Any] | None = None,
+        remember: Remember | None = None,
+    ) -> ApprovalState:
+        """Approve exactly what the approval shows, or with these arguments instead.
+
+        Args:
+            remember: Release such calls from now on, where the plan allows it.
 
         Raises:
-            ApprovalAlreadyDecided: Somebody rejected it first; names who.
-            ApprovalNotFound, DigestMismatch, Conflict: It does not wait for this decision.
+            ApprovalAlreadyDecided: Somebody decided otherwise first; names who.
+            ApprovalExpired, ApprovalWithdrawn: Nobody is asked any more.
+            NotAnApprover: The plan lets others decide.
+            ArgumentsRejected: The arguments do not fit the tool.
+            ApprovalNotFound, DigestMismatch, ProofInvalid, Conflict: It does not count.
         """
-        return await self._decide(approval, "approve", by, comment)
+        return await self._decide(approval, "approve", by, comment=comment, arguments=arguments, remember=remember)
 
     async def reject(self, approval: Approval, *, by: str, comment: str | None = None) -> ApprovalState:
         """Reject; the model is told the comment. Raises as `approve`."""
-        return await self._decide(approval, "reject", by, comment)
+        return await self._decide(approval, "reject", by, comment=comment)
 
-    async def _decide(self, approval: Approval, verdict: Verdict, by: str, comment: str | None) -> ApprovalState:
-        decision = Decision(approval=approval.id, digest=approval.digest, by=by, verdict=verdict, comment=comment)
-        try:
-            state: ApprovalState = await self._handle.execute_update(
-                contract.UPDATE_DECIDE, decision, result_type=ApprovalState
-            )
-            return state
-        except WorkflowUpdateFailedError as error:
-            cause = error.cause
-            kind = _BY_CODE.get(cause.type or "", Conflict) if isinstance(cause, ApplicationError) else Conflict
-            raise kind(cause.message if isinstance(cause, ApplicationError) else str(cause)) from error
-        except RPCError as error:
-            raise _translated(error, self.id) from error
+    async def answer(self, approval: Approval, answer: str, *, by: str, comment: str | None = None) -> ApprovalState:
+        """Tell the model this instead of making the call. Raises as `approve`."""
+        return await self._decide(approval, "answer", by, comment=comment, answer=answer)
+
+    async def _decide(self, approval: Approval, verdict: Verdict, by: str, **rest: Any) -> ApprovalState:
+        decision = Decision(approval=approval.id, digest=approval.digest, by=by, verdict=verdict, **rest)
+        return await self._client.decide(self.id, decision)
 
 
 def _attributes(request: RunRequest) -> TypedSearchAttributes:

@@ -7,7 +7,7 @@ given another meaning; the strings never change.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,7 @@ from horarium.definitions import Limits
 
 # Names
 RUN_WORKFLOW = "AgentRun"
+NOTICE_WORKFLOW = "HorariumNotice"
 ENGINE_QUEUE = "horarium"
 TOOL_QUEUE_PREFIX = "horarium-tools-"
 
@@ -24,6 +25,7 @@ SIGNAL_APPROVE = "approve"
 SIGNAL_REJECT = "reject"
 SIGNAL_MESSAGE = "message"
 SIGNAL_RESOLVE = "resolve"
+UPDATE_RESOLVE = "resolve"
 QUERY_STATUS = "status"
 QUERY_APPROVALS = "approvals"
 QUERY_STEPS = "steps"
@@ -38,6 +40,7 @@ SEARCH_ATTRIBUTES = (SEARCH_AGENT, SEARCH_STATUS, SEARCH_THREAD, SEARCH_TENANT)
 MAX_INLINE_INPUT_CHARS = 16_000
 MAX_OUTPUT_CHARS = 4_000
 MAX_MESSAGE_CHARS = 16_000
+MAX_ARGUMENT_CHARS = 16_000
 
 Status = Literal[
     "queued", "in_progress", "requires_action", "completed", "incomplete", "failed", "cancelled", "expired"
@@ -45,7 +48,10 @@ Status = Literal[
 OPEN_STATUSES: tuple[Status, ...] = ("queued", "in_progress", "requires_action")
 StepKind = Literal["model_call", "tool_call", "memory_write", "handoff", "approval"]
 StepStatus = Literal["claimed", "completed", "failed", "rejected", "skipped", "cancelled", "unknown", "pending"]
-Verdict = Literal["approve", "reject"]
+Verdict = Literal["approve", "reject", "answer"]
+ResolutionVerdict = Literal["retry", "supply", "skip", "fail"]
+ApprovalStatus = Literal["pending", "approved", "rejected", "answered", "expired", "withdrawn"]
+GrantScope = Literal["run", "thread", "agent"]
 
 
 class Wire(BaseModel):
@@ -128,6 +134,7 @@ class Waiting(Wire):
 
     kind: Literal["approval", "unknown_outcome", "held_step"]
     id: str = Field(description="The approval's id, or the step's.")
+    question: str | None = Field(default=None, description="Its id in the inbox.")
     tool: str | None = None
     text: str = Field(description="In words.")
 
@@ -148,6 +155,40 @@ class RunStatus(Wire):
     refused_signals: tuple[str, ...] = Field(default=(), description="The latest signals that did not count, and why.")
 
 
+class Proof(Wire):
+    """Who signed a decision; `horarium.proof` says over what.
+
+    Made by the gateway, after it has authenticated the person, or by a service that holds an approver key.
+    """
+
+    key: str = Field(max_length=40, description="Id of the key that signed.")
+    expires_at: datetime = Field(description="The decision must be carried out before.")
+    nonce: str = Field(min_length=8, max_length=64)
+    signature: str = Field(max_length=200, description="Ed25519 over the statement, base64url without padding.")
+
+
+class Remember(Wire):
+    """With an approval: release such calls from now on, where the approval plan lets a person say so."""
+
+    scope: GrantScope = Field(description="Calls of this run, of this thread, or of any run of this agent.")
+    lasts: timedelta = Field(gt=timedelta(0), description="How long; the plan has the longest.")
+    bounds: dict[str, Any] = Field(
+        default={}, description="JSON Schema keywords for each argument; empty: exactly the arguments that were shown."
+    )
+
+
+class Vote(Wire):
+    """One person's word on an approval."""
+
+    by: str
+    verdict: Verdict
+    digest: str = Field(description="Of the arguments it was about.")
+    at: datetime
+    via: str = Field(description="update or signal.")
+    key: str | None = Field(default=None, description="The key that proved who it was. None: the name is a claim.")
+    comment: str | None = None
+
+
 class Approval(Wire):
     """One pending or decided question; the query `approvals` answers with a list of them."""
 
@@ -158,8 +199,16 @@ class Approval(Wire):
     effect: str
     digest: str = Field(description="Send it back with the decision: it binds to these very arguments.")
     preview: str = Field(description="The arguments as JSON, cut at 500 characters; the ledger has the whole.")
-    status: Literal["pending", "approved", "rejected", "withdrawn"]
+    status: ApprovalStatus
     requested_at: datetime
+    rule: str = Field(default="default", description="The rule of the agent's approval plan that asks.")
+    approvers: tuple[str, ...] = Field(default=(), description="Who may decide; empty: anybody.")
+    required: int = Field(default=1, description="How many have to approve. One rejection rejects.")
+    not_by: tuple[str, ...] = Field(default=(), description="Who may not: whoever started the run (four eyes).")
+    expires_at: datetime | None = None
+    escalated: bool = False
+    edited_by: str | None = Field(default=None, description="Who changed the arguments; the digest is of theirs.")
+    votes: tuple[Vote, ...] = ()
     decided_at: datetime | None = None
     decided_by: str | None = None
     comment: str | None = None
@@ -175,6 +224,18 @@ class Decision(Wire):
     comment: str | None = Field(
         default=None, max_length=2_000, description="The model is told, when it is a rejection."
     )
+    arguments: dict[str, Any] | None = Field(
+        default=None,
+        description="With `approve`: these instead of the ones that were shown. They are checked like a model's, at "
+        "most 16,000 characters of JSON, kept as the person's, and the model is told.",
+    )
+    answer: str | None = Field(
+        default=None,
+        max_length=MAX_MESSAGE_CHARS,
+        description="With `answer`: what the model is told instead of a result. The call is not made.",
+    )
+    remember: Remember | None = Field(default=None, description="With `approve`: a standing grant as well.")
+    proof: Proof | None = Field(default=None, description="Needed where the worker requires proof.")
 
 
 class ApprovalState(Wire):
@@ -199,10 +260,25 @@ class Resolution(Wire):
     """
 
     step: str = Field(description="The step's id.")
-    verdict: Literal["retry", "supply", "skip", "fail"]
+    question: str | None = Field(
+        default=None,
+        description="The id of the question in the inbox: binds the answer to this occurrence and no later one. "
+        "Needed with a proof.",
+    )
+    verdict: ResolutionVerdict
     by: str = Field(min_length=1, max_length=200)
     output: str | None = Field(default=None, max_length=MAX_MESSAGE_CHARS)
     comment: str | None = Field(default=None, max_length=2_000)
+    proof: Proof | None = Field(default=None, description="Needed where the worker requires proof.")
+
+
+class ResolutionState(Wire):
+    """Answer of the update `resolve`."""
+
+    step: str
+    verdict: ResolutionVerdict
+    by: str
+    repeated: bool = Field(default=False, description="The same answer had been given before; nothing changed.")
 
 
 class StepSummary(Wire):

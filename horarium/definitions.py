@@ -6,14 +6,19 @@ a new version. Unknown fields are errors, because a typo in a limit is a limit t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from horarium.content import digest
 from horarium.durations import duration
+from horarium.people import is_among
+from horarium.problems import near_miss
 
 OnStepFailure = Literal["tell", "fail", "hold"]
 Duration = Annotated[timedelta, BeforeValidator(duration)]
@@ -45,6 +50,106 @@ class Memory(Definition):
 
     scope: str = Field(min_length=1, max_length=200, description="Runs with the same scope share notes.")
     recall: int = Field(default=10, ge=0, le=100, description="How many of the latest notes a run is given.")
+
+
+class RememberRule(Definition):
+    """What a person may release for longer than one call."""
+
+    scopes: tuple[Literal["run", "thread", "agent"], ...] = Field(default=("run",), min_length=1)
+    longest: Duration = Field(default=timedelta(hours=8), gt=timedelta(0))
+
+
+# Keywords that can be checked against one argument by itself.
+BOUND_KEYWORDS: dict[str, str | None] = {
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), "number"),
+    **dict.fromkeys(("pattern", "minLength", "maxLength"), "string"),
+    **dict.fromkeys(("items", "minItems", "maxItems", "uniqueItems", "contains"), "array"),
+    **dict.fromkeys(("properties", "required", "additionalProperties", "minProperties", "maxProperties"), "object"),
+    **dict.fromkeys(("type", "enum", "const", "anyOf", "allOf", "oneOf", "not"), None),
+}
+
+
+def bound_problem(bound: dict[str, Any]) -> str | None:
+    """Why a bound on an argument cannot be one; None when it can."""
+    unknown = [keyword for keyword in bound if keyword not in BOUND_KEYWORDS]
+    if unknown:
+        return f"there is no keyword {unknown[0]!r}{near_miss(unknown[0], list(BOUND_KEYWORDS))}"
+    if not bound:
+        return "says nothing; give a keyword like maximum, enum or const"
+    try:
+        Draft202012Validator.check_schema(bound)
+    except SchemaError as error:
+        return f"is no JSON Schema: {error.message}"
+    return None
+
+
+class ApprovalRule(Definition):
+    """One rule of an agent's approval plan: which calls it is about, who decides, and until when.
+
+    The first rule that fits a call holds. Where none fits, the tool's effect decides: `read` runs, anything else
+    waits for one person, whoever that is.
+    """
+
+    tools: tuple[str, ...] = Field(min_length=1, description="Names or patterns, like `pay_*`.")
+    when: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="JSON Schema keywords for arguments, like `{amount: {exclusiveMinimum: 1000}}`. All have to fit.",
+    )
+    required: int = Field(default=1, ge=0, le=50, description="How many approve. 0: the call needs nobody.")
+    approvers: tuple[str, ...] = Field(
+        default=(), max_length=50, description="People, and roles as `role:<name>`. Empty: anybody."
+    )
+    four_eyes: bool = Field(default=False, description="Whoever started the run may not decide.")
+    expires_after: Duration | None = Field(default=None, gt=timedelta(0), description="None: it waits for ever.")
+    on_expiry: Literal["reject", "fail", "escalate"] | None = Field(
+        default=None, description="reject: the model is told; fail: the run ends; escalate: others are asked."
+    )
+    escalate_to: tuple[str, ...] = Field(default=(), max_length=50, description="As `approvers`.")
+    on_escalation_expiry: Literal["reject", "fail"] = "reject"
+    remind_every: Duration | None = Field(default=None, ge=timedelta(minutes=1))
+    remember: RememberRule | None = Field(default=None, description="None: each call is asked about.")
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> ApprovalRule:
+        problem = next(self._problems(), None)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        if self.required == 0:
+            asks = {
+                "approvers": self.approvers,
+                "four_eyes": self.four_eyes,
+                "expires_after": self.expires_after,
+                "on_expiry": self.on_expiry,
+                "escalate_to": self.escalate_to,
+                "remind_every": self.remind_every,
+                "remember": self.remember,
+            }
+            yield from (f"`{name}` asks people, but `required: 0` asks nobody" for name, value in asks.items() if value)
+        if self.expires_after is not None and self.on_expiry is None:
+            yield "`expires_after` without `on_expiry`: say what then, reject, fail or escalate"
+        if self.on_expiry is not None and self.expires_after is None:
+            yield "`on_expiry` without `expires_after`: it would never expire"
+        if self.on_expiry == "escalate" and not self.escalate_to:
+            yield "`on_expiry: escalate` without `escalate_to`: say to whom"
+        if self.escalate_to and self.on_expiry != "escalate":
+            yield "`escalate_to` without `on_expiry: escalate`: nobody there would ever be asked"
+        if self.remind_every is not None and self.expires_after is not None and self.remind_every >= self.expires_after:
+            yield "`remind_every` is not shorter than `expires_after`: nobody would be reminded"
+        if self.required > 1 and self.remember is not None:
+            yield "`remember` lets one person release later calls, but this rule wants more than one: leave it out"
+        for field, names in (("approvers", self.approvers), ("escalate_to", self.escalate_to)):
+            for position, name in enumerate(names):
+                if not name.strip() or name.strip() == "role:":
+                    yield f"`{field}.{position}` is empty"
+                if is_among(name, names[:position]):
+                    yield f"`{field}.{position}`: {name!r} is there twice"
+        for argument, bound in self.when.items():
+            problem = bound_problem(bound)
+            if problem:
+                yield f"`when.{argument}`: {problem}"
 
 
 class ModelSettings(Definition):
@@ -95,6 +200,7 @@ class Agent(Definition):
     )
     memory: Memory | None = Field(default=None, description="None: the agent remembers nothing between threads.")
     limits: Limits = Limits()
+    approvals: tuple[ApprovalRule, ...] = Field(default=(), max_length=100, description="The approval plan.")
     settings: ModelSettings = ModelSettings()
     on_step_failure: OnStepFailure = Field(
         default="tell",
@@ -114,6 +220,7 @@ class Agent(Definition):
         procedure: tuple[str, ...] | list[str] = (),
         memory: Memory | None = None,
         limits: Limits | None = None,
+        approvals: tuple[ApprovalRule, ...] | list[ApprovalRule] = (),
         settings: ModelSettings | None = None,
         on_step_failure: OnStepFailure = "tell",
         metadata: dict[str, str] | None = None,
@@ -128,6 +235,7 @@ class Agent(Definition):
                 "procedure": tuple(procedure),
                 "memory": memory,
                 "limits": limits or Limits(),
+                "approvals": tuple(approvals),
                 "settings": settings or ModelSettings(),
                 "on_step_failure": on_step_failure,
                 "metadata": metadata or {},

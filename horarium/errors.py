@@ -3,14 +3,18 @@
 HorariumError               code, a sentence, and what to do next
 ├── ConfigError             you can fix it before starting
 │   └── ToolImportClash     a tool imports a name that is the engine's here
-├── NotFound                RunNotFound, AgentNotFound, ThreadNotFound, ApprovalNotFound, ToolUnavailable
-├── Conflict                RunExists, ThreadBusy, AlreadyRunning
+├── NotFound                RunNotFound, AgentNotFound, ThreadNotFound, ApprovalNotFound, ToolUnavailable, LinkInvalid
+├── Conflict                RunExists, ThreadBusy, AlreadyRunning, ApprovalAlreadyDecided, ApprovalExpired,
+│                           ApprovalWithdrawn, DigestMismatch, LinkUsed, LinkExpired
+├── ArgumentsRejected       edited arguments that do not fit the tool
+├── NotAnApprover           somebody else decides this
 ├── Unreachable             Temporal or the ledger does not answer
 ├── ModelError
 │   ├── ModelUnavailable    timeout, 429, 5xx: tried again
 │   ├── ModelRejected       the provider calls the request wrong: not tried again
 │   └── ModelAuthFailed     the credential was not accepted: not tried again
-├── StepBlocked             a claim that must not go on: OutcomeUnknown, StepCrashes, NotApproved
+├── StepBlocked             a claim that must not go on: OutcomeUnknown, StepCrashes, NotApproved,
+│                           ProofInvalid
 └── ToolError               a tool says: not done, tell the model why
 
 Callers branch on the class or on `code`, which is stable; never on the text.
@@ -108,10 +112,52 @@ class ApprovalAlreadyDecided(Conflict):
     code = "approval_already_decided"
 
 
+class ApprovalExpired(Conflict):
+    """Nobody decided in time; nothing is released any more."""
+
+    code = "approval_expired"
+
+
+class ApprovalWithdrawn(Conflict):
+    """The run no longer waits for this."""
+
+    code = "approval_withdrawn"
+
+
+class NotAnApprover(HorariumError):
+    """The approval plan lets others decide, or asks for somebody who did not start the run."""
+
+    code = "not_an_approver"
+
+
 class DigestMismatch(Conflict):
     """The decision was made on other arguments than those that wait."""
 
     code = "digest_mismatch"
+
+
+class LinkUsed(Conflict):
+    """A link decides once, and it has."""
+
+    code = "link_used"
+
+
+class LinkExpired(Conflict):
+    """The link was good for a time that is over; the question may still be open."""
+
+    code = "link_expired"
+
+
+class LinkInvalid(NotFound):
+    """No link of ours: cut, changed, or made with another secret."""
+
+    code = "link_invalid"
+
+
+class ArgumentsRejected(HorariumError):
+    """A person's arguments do not fit the tool; nothing was decided."""
+
+    code = "arguments_rejected"
 
 
 class AlreadyRunning(Conflict):
@@ -184,6 +230,12 @@ class NotApproved(StepBlocked):
     """The ledger has no approval for exactly this call."""
 
     code = "not_approved"
+
+
+class ProofInvalid(StepBlocked):
+    """A decision is not proved to be its person's; it releases nothing."""
+
+    code = "proof_invalid"
 
 
 class ToolError(HorariumError):

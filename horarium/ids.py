@@ -51,6 +51,11 @@ def approval_id(step: str) -> str:
     return f"apr_{_derived('approval', step)}"
 
 
+def grant_id(approval: str) -> str:
+    """The standing grant that came with an approval; one for each."""
+    return f"gra_{_derived('grant', approval)}"
+
+
 def idempotency_key(run_id: str, call_id: str) -> str:
     """The key a tool or a model gets: the same on every attempt and on every resumed run."""
     return f"horarium/{run_id}/{call_id}"

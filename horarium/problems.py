@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 
@@ -26,7 +27,10 @@ def near_miss(word: str, known: Sequence[str]) -> str:
 
 
 def line_of(text: str, path: Sequence[str | int]) -> int:
-    """The line (from 1) of YAML or TOML text where the innermost key of `path` that can be found stands."""
+    """The line (from 1) of YAML or TOML text where the innermost part of `path` that can be found stands."""
+    exact = _line_in_yaml(text, path)
+    if exact is not None:
+        return exact
     lines = text.splitlines()
     at, found = 0, 1
     for key in (part for part in path if isinstance(part, str)):
@@ -36,6 +40,28 @@ def line_of(text: str, path: Sequence[str | int]) -> int:
         for number in range(at, len(lines)):
             if pattern.search(lines[number]):
                 at, found = number, number + 1
+                break
+    return found
+
+
+def _line_in_yaml(text: str, path: Sequence[str | int]) -> int | None:
+    """None where the text is no YAML mapping that has the path's first key."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return None
+    found: int | None = None
+    for part in path:
+        match node:
+            case yaml.MappingNode():
+                entry = next((item for item in node.value if item[0].value == str(part)), None)
+                if entry is None:
+                    break
+                found, node = entry[0].start_mark.line + 1, entry[1]
+            case yaml.SequenceNode() if isinstance(part, int) and part < len(node.value):
+                node = node.value[part]
+                found = node.start_mark.line + 1
+            case _:
                 break
     return found
 

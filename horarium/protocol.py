@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from horarium.contract import Decision, RunRequest, Usage
-from horarium.definitions import Limits, OnStepFailure
+from horarium.contract import Decision, Resolution, RunRequest, Usage
+from horarium.definitions import Limits, OnStepFailure, RememberRule
 from horarium.tools import Effect
 
 # Activity names; stored in histories, so they never change.
@@ -23,10 +23,20 @@ WRITE_MEMORY = "write_memory"
 WRITE_MESSAGE = "write_message"
 ASK_APPROVALS = "ask_approvals"
 SETTLE_APPROVALS = "settle_approvals"
+CHECK_DECISION = "check_decision"
+CHECK_RESOLUTION = "check_resolution"
+RECORD_VOTE = "record_vote"
+ESCALATE = "escalate"
+OPEN_QUESTION = "open_question"
+SETTLE_QUESTION = "settle_question"
 SETTLE_STEP = "settle_step"
 MARK_RUN = "mark_run"
 CLOSE_RUN = "close_run"
+NOTIFY = "notify"
 
+NoticeEvent = Literal["requested", "reminder", "escalated", "expired", "decided", "unknown_outcome", "held_step"]
+
+REVISION = 1
 PREVIEW_CHARS = 500
 NOTE_CHARS = 300
 
@@ -35,6 +45,21 @@ class Payload(BaseModel):
     """Base of the engine's own payloads."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Gate(Payload):
+    """What stands between a call and its effect: the rule of the approval plan that fits, in so many words."""
+
+    rule: str = Field(default="default", description="`approvals.<n>` of the agent, or `default`.")
+    required: int = 1
+    approvers: tuple[str, ...] = Field(default=(), description="People and `role:<name>`; empty: anybody.")
+    four_eyes: bool = False
+    expires_after: timedelta | None = None
+    on_expiry: Literal["reject", "fail", "escalate"] | None = None
+    escalate_to: tuple[str, ...] = ()
+    on_escalation_expiry: Literal["reject", "fail"] = "reject"
+    remind_every: timedelta | None = None
+    remember: RememberRule | None = None
 
 
 class Call(Payload):
@@ -47,10 +72,24 @@ class Call(Payload):
     source: str = Field(description="The step id of the model call that asked for it.")
     effect: Effect = Effect.READ
     gated: bool = Field(default=False, description="A person is asked first.")
+    gate: Gate | None = Field(default=None, description="How; None: anybody may release it, and it does not expire.")
+    released_by: str | None = Field(
+        default=None, description="What releases it without asking: a grant's id, or `plan:<rule>`."
+    )
+    edited: bool = Field(default=False, description="The arguments are a person's; the digest is of them.")
     queue: str | None = Field(default=None, description="Task queue of the worker that serves it. None: the engine's.")
     timeout: timedelta = timedelta(minutes=5)
     preview: str = Field(default="", description="The arguments, cut; only of gated calls.")
     approved_in: str | None = Field(default=None, description="The approval that stands, of a resumed call.")
+
+
+class Ballot(Payload):
+    """A decision that counted, and how it came. Edited arguments are left out: the ledger has them."""
+
+    decision: Decision
+    at: datetime
+    via: Literal["update", "signal"]
+    key: str | None = Field(default=None, description="The key that proved who decided. None: the name is a claim.")
 
 
 class RunPlan(Payload):
@@ -64,6 +103,12 @@ class RunPlan(Payload):
     on_step_failure: OnStepFailure
     procedure: tuple[str, ...] = ()
     remembers: bool = False
+    revision: int = Field(
+        default=0, description="Of the workflow's behaviour; what a run was opened with it keeps. 1: inbox, refusals."
+    )
+    require_proof: bool = False
+    notifies: bool = Field(default=False, description="There are addresses to tell of approvals.")
+    not_by: tuple[str, ...] = Field(default=(), description="Who started the run, and the one that it resumes.")
     model_timeout: timedelta
     continue_as_new_after: int | None = None
     heartbeat_timeout: timedelta
@@ -119,21 +164,25 @@ class ToolStep(Payload):
     """Argument of `call_tool`."""
 
     run: str
+    thread: str = ""
     agent: str
     tenant: str
     number: int
     call: Call
     approval: str | None = Field(default=None, description="The approval's id, of a gated call.")
-    decision: Decision | None = Field(default=None, description="Recorded before anything is performed.")
-    decided_at: datetime | None = None
-    decided_via: str | None = None
+    ballots: tuple[Ballot, ...] = Field(
+        default=(), description="The approvals that release it; recorded before anything is performed."
+    )
     permit: int = Field(default=0, description="Raised each time a person says: do it (again).")
+    again: Resolution | None = Field(default=None, description="The person's word that raised the permit.")
 
 
 class ToolOutcome(Payload):
     """Result of `call_tool` and of every other way in which a tool step settles."""
 
-    status: Literal["completed", "failed", "unknown", "cancelled", "rejected", "skipped"]
+    status: Literal["completed", "failed", "unknown", "cancelled", "rejected", "skipped", "refused"] = Field(
+        description="refused: the decision does not release it; nothing was begun, and people are asked again."
+    )
     digest: str | None = Field(default=None, description="Of the output.")
     code: str | None = None
     message: str | None = Field(default=None, description="Short; the whole is in the ledger.")
@@ -153,8 +202,81 @@ class AskApprovals(Payload):
     """Argument of `ask_approvals`."""
 
     run: str
+    agent: str = ""
+    tenant: str = "default"
+    thread: str = ""
     requests: tuple[ApprovalRequest, ...]
     requested_at: datetime
+
+
+class AskedApproval(Payload):
+    """What became of one question."""
+
+    guards: int
+    people: tuple[str, ...] = Field(default=(), description="Who may decide, roles resolved; empty: anybody.")
+    released: bool = Field(default=False, description="A standing grant, or the plan itself, released the call.")
+
+
+class AskedApprovals(Payload):
+    """Result of `ask_approvals`."""
+
+    asked: tuple[AskedApproval, ...] = ()
+
+
+class CheckDecision(Payload):
+    """Argument of `check_decision`: what the workflow cannot check by itself."""
+
+    run: str
+    approval: str
+    number: int = Field(description="Of the tool step.")
+    call: Call
+    decision: Decision
+    at: datetime
+    via: Literal["update", "signal"]
+
+
+class CheckResolution(Payload):
+    """Argument of `check_resolution`."""
+
+    run: str
+    resolution: Resolution
+    at: datetime
+    via: Literal["update", "signal"]
+
+
+class Checked(Payload):
+    """Result of `check_decision` and `check_resolution`."""
+
+    key: str | None = Field(default=None, description="The key that proved who decided.")
+    call: Call | None = Field(default=None, description="The call with the person's arguments.")
+    code: str | None = Field(default=None, description="Of the error, when the decision does not count.")
+    message: str | None = None
+
+
+class RecordVote(Payload):
+    """Argument of `record_vote`: a vote that counts and does not decide yet."""
+
+    run: str
+    approval: str
+    ballot: Ballot
+    digest: str
+
+
+class Escalate(Payload):
+    """Argument of `escalate`; its result is the people who may decide from now on."""
+
+    run: str
+    approval: str
+    people: tuple[str, ...] = Field(description="Who might decide so far; empty: anybody.")
+    escalate_to: tuple[str, ...]
+    at: datetime
+    expires_at: datetime
+
+
+class Escalated(Payload):
+    """Result of `escalate`."""
+
+    people: tuple[str, ...] = ()
 
 
 class ApprovalOutcome(Payload):
@@ -164,11 +286,19 @@ class ApprovalOutcome(Payload):
     number: int
     guards: int
     call: Call
-    status: Literal["rejected", "withdrawn"]
-    by: str | None = None
-    via: str | None = None
-    comment: str | None = None
+    status: Literal["rejected", "answered", "expired", "withdrawn"]
+    ballot: Ballot | None = Field(default=None, description="The person's word, when a person ended it.")
     at: datetime
+
+    @property
+    def by(self) -> str | None:
+        """Who ended it, when a person did."""
+        return self.ballot.decision.by if self.ballot else None
+
+    @property
+    def comment(self) -> str | None:
+        """The person's reason."""
+        return self.ballot.decision.comment if self.ballot else None
 
 
 class SettleApprovals(Payload):
@@ -178,13 +308,38 @@ class SettleApprovals(Payload):
     outcomes: tuple[ApprovalOutcome, ...]
 
 
+class OpenQuestion(Payload):
+    """Argument of `open_question`: something only a person can settle, for the same inbox as approvals."""
+
+    id: str
+    kind: Literal["unknown_outcome", "held_step"]
+    run: str
+    agent: str
+    tenant: str
+    number: int
+    call: Call | None = Field(default=None, description="None: the step is a model call.")
+    text: str
+    at: datetime
+
+
+class SettleQuestion(Payload):
+    """Argument of `settle_question`."""
+
+    id: str
+    run: str
+    resolution: Resolution
+    at: datetime
+    via: Literal["update", "signal"]
+    key: str | None = None
+
+
 class SettleStep(Payload):
     """Argument of `settle_step`: a person settled what the engine could not, or a call was never made."""
 
     run: str
     number: int
     call: Call
-    status: Literal["completed", "skipped", "cancelled", "failed"]
+    status: Literal["completed", "skipped", "cancelled", "failed", "rejected"]
     output: str
     by: str | None = None
     comment: str | None = None
@@ -220,6 +375,15 @@ class CloseRun(Payload):
     turns: int = 0
     steps: int = 0
     usage: Usage = Usage()
+
+
+class Notice(Payload):
+    """Argument of `notify`: what people are told of; the content is in the ledger."""
+
+    run: str
+    subject: str = Field(description="The question's id.")
+    event: NoticeEvent
+    occurrence: int = Field(default=0, description="Of reminders: which; told once each.")
 
 
 class MarkRun(Payload):

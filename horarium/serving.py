@@ -26,6 +26,7 @@ from horarium.contract import TOOL_QUEUE_PREFIX
 from horarium.errors import ConfigError, Conflict, HorariumError, NotFound
 from horarium.ledger.agents import ToolCatalog
 from horarium.ledger.database import Ledger
+from horarium.proof import KeyRing
 from horarium.secrets import redact
 from horarium.settings import Settings, WorkerSettings
 from horarium.toolhost import ToolHost
@@ -63,7 +64,8 @@ async def serve_tools(
     queue = f"{TOOL_QUEUE_PREFIX}{name}"
     temporal = await connect(settings)
     ledger = await Ledger.open(settings)
-    host = ToolHost(ledger, served, threads=settings.worker.max_steps)
+    keys = KeyRing.of(settings) if settings.approvals.require_proof else None
+    host = ToolHost(ledger, served, threads=settings.worker.max_steps, keys=keys)
     try:
         await ToolCatalog(ledger).announce((tool.spec for tool in served), queue)
         worker = make_worker(temporal, queue, settings.worker, [host.call_tool])

@@ -10,10 +10,12 @@ import re
 import tomllib
 from datetime import timedelta
 from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from horarium.definitions import Duration
@@ -84,6 +86,55 @@ class WorkerSettings(Section):
     )
 
 
+def _a_webhook_url(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.username or parts.password:
+        raise ValueError("a webhook's URL carries no password; the signature says who sends")
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
+        raise ValueError("a webhook is told over https, or over http on this machine's own loopback")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Webhook(Section):
+    """`[[approvals.webhooks]]`: told of every event, signed as Standard Webhooks has it."""
+
+    url: Annotated[str, AfterValidator(_a_webhook_url)] = Field(description="https, or http on loopback.")
+    secret: SecretReference = Field(description="`whsec_…`, by reference.")
+
+
+class ApprovalsSettings(Section):
+    """`[approvals]`: who people are, how they are told, and whether they have to prove it."""
+
+    require_proof: bool = Field(
+        default=False,
+        description="A decision releases nothing without a signature. Turn it on where others reach Temporal's port.",
+    )
+    signing_key: SecretReference | None = Field(
+        default=None, description="An approver key, as `horarium keys create` prints it. None: the project's own file."
+    )
+    verify_keys: SecretReference | None = Field(
+        default=None, description="Public keys, as `horarium keys list --public` prints them. None: the file."
+    )
+    roles: dict[str, tuple[str, ...]] = Field(default={}, description="Role to people.")
+    notify: tuple[SecretReference, ...] = Field(default=(), description="Apprise addresses.")
+    people: dict[str, tuple[SecretReference, ...]] = Field(
+        default={}, description="Person to their own Apprise addresses: an approver's link goes there and nowhere else."
+    )
+    webhooks: tuple[Webhook, ...] = ()
+    links: str | None = Field(
+        default=None, description="Where people reach the gateway, like https://horarium.example.com."
+    )
+    link_lasts: Duration = Field(default=timedelta(hours=24), gt=timedelta(0), le=timedelta(hours=24))
+
+
 class Price(Section):
     """`[models.prices.<model>]`: US dollars per million tokens."""
 
@@ -142,6 +193,7 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     tools: ToolsSettings = ToolsSettings()
     worker: WorkerSettings = WorkerSettings()
+    approvals: ApprovalsSettings = ApprovalsSettings()
     models: ModelsSettings = ModelsSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -210,3 +262,9 @@ def _nearest(start: Path) -> Path:
         if (directory / SETTINGS_FILE).exists():
             return directory
     return start
+
+
+def notifies(settings: Settings) -> bool:
+    """Whether there is anybody to tell of approvals."""
+    approvals = settings.approvals
+    return bool(approvals.notify or approvals.webhooks or approvals.people)

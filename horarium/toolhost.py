@@ -15,7 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -23,11 +23,23 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from horarium.content import call_digest, canonical, clean_text, shorten
-from horarium.errors import HorariumError, NotApproved, OutcomeUnknown, RunNotFound, StepCrashes, ToolError
+from horarium.errors import (
+    HorariumError,
+    NotApproved,
+    OutcomeUnknown,
+    ProofInvalid,
+    RunNotFound,
+    StepCrashes,
+    ToolError,
+)
 from horarium.ids import split_step_id
+from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
+from horarium.ledger.grants import Grants
 from horarium.ledger.journal import ApprovalRecorded, Held, Journal, StepClaim, StepRecord, output_digest
-from horarium.protocol import CALL_TOOL, NOTE_CHARS, ToolOutcome, ToolStep
+from horarium.plans import WHOLE
+from horarium.proof import KeyRing
+from horarium.protocol import CALL_TOOL, NOTE_CHARS, CheckDecision, ToolOutcome, ToolStep
 from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext
 from horarium.turns import stored_turn
 
@@ -35,6 +47,7 @@ log = structlog.get_logger()
 
 FIRST_RETRY = timedelta(seconds=1)
 MOST_RETRY = timedelta(minutes=1)
+EDIT_CHARS = 4_000  # of a person's arguments, in what the model is told
 STOP_PATIENCE = timedelta(seconds=15)  # for a tool that was asked to stop and goes on
 
 
@@ -118,9 +131,15 @@ async def _wait(future: asyncio.Future[Any], timeout: timedelta, stop: Callable[
 class ToolHost:
     """The tools of one process, and the activity that calls them."""
 
-    def __init__(self, ledger: Ledger, tools: Iterable[Tool], *, threads: int = 64) -> None:
+    def __init__(
+        self, ledger: Ledger, tools: Iterable[Tool], *, threads: int = 64, keys: KeyRing | None = None
+    ) -> None:
+        """`keys`: given where decisions need proof."""
         self.tools = {tool.name: tool for tool in tools}
         self.journal = Journal(ledger)
+        self.approvals = Approvals(ledger)
+        self.grants = Grants(ledger)
+        self.keys = keys
         self.threads = ToolThreads(threads)
         self._attempts: dict[str, _Attempt] = {}
 
@@ -196,10 +215,14 @@ class _Attempt:
                 input_digest=call.digest,
                 arguments=canonical(arguments),
                 permit=step.permit,
+                note=self._note(arguments),
             )
             return await self._claimed(claim, arguments)
 
     async def _arguments(self) -> dict[str, Any]:
+        edited = await self._edited()
+        if edited is not None:
+            return edited
         run_id, number = split_step_id(self._call.source)
         record = await self._journal.get(run_id, number)
         if record.output is None:
@@ -211,9 +234,36 @@ class _Attempt:
         arguments: dict[str, Any] = json.loads(call.arguments)
         return arguments
 
+    def _note(self, arguments: dict[str, Any]) -> str | None:
+        """What the model is told of an edit, so that it neither repeats nor undoes it."""
+        if not self._call.edited:
+            return None
+        by = next((b.decision.by for b in self._step.ballots if b.decision.digest != self._call.digest), "A person")
+        return (
+            f"[{by} changed the arguments of this call before approving it. It was made with "
+            f"{shorten(canonical(arguments), EDIT_CHARS)}. That is a person's decision: do not make the call again "
+            "with the arguments you had asked for, and do not undo it.]"
+        )
+
+    async def _edited(self) -> dict[str, Any] | None:
+        """The arguments as a person changed them, when one did."""
+        approval = self._step.approval or self._call.approved_in
+        if not self._call.edited or approval is None:
+            return None
+        text = await self._host.approvals.edited(approval, self._call.digest)
+        if text is None:
+            raise ApplicationError(
+                "The edited arguments were deleted with their thread.", type=RunNotFound.code, non_retryable=True
+            )
+        arguments: dict[str, Any] = json.loads(text)
+        return arguments
+
     async def _claimed(self, claim: StepClaim, arguments: dict[str, Any]) -> ToolOutcome:
         try:
             held = await self._claim(claim, arguments)
+        except ProofInvalid as error:
+            log.warning("tool.not_released", why=str(error))
+            return ToolOutcome(status="refused", code=error.code, message=shorten(str(error), NOTE_CHARS))
         except OutcomeUnknown as error:
             return await self._unknown(claim, arguments, str(error))
         except (StepCrashes, NotApproved) as error:
@@ -223,33 +273,88 @@ class _Attempt:
             )
         if isinstance(held, StepRecord):
             return outcome_of(held)
+        await self._remember(arguments)
         return await self._perform(held, arguments)
+
+    async def _remember(self, arguments: dict[str, Any]) -> None:
+        """Keep the standing grant that came with the approval; only once the approval itself is recorded."""
+        step, call = self._step, self._call
+        ballot = next((ballot for ballot in step.ballots if ballot.decision.remember is not None), None)
+        if ballot is None or ballot.decision.remember is None or step.approval is None:
+            return
+        said = ballot.decision.remember
+        await self._host.grants.make(
+            tenant=step.tenant,
+            agent=step.agent,
+            scope=said.scope,
+            scope_id={"run": step.run, "thread": step.thread, "agent": step.agent}[said.scope],
+            tool=call.tool,
+            schema_digest=self._host.tools[call.tool].spec.schema_digest,
+            bounds=said.bounds or {WHOLE: {"const": arguments}},
+            by=ballot.decision.by,
+            granted_in=step.approval,
+            comment=ballot.decision.comment,
+            at=ballot.at,
+            ends_at=ballot.at + said.lasts,
+        )
 
     async def _claim(self, claim: StepClaim, arguments: dict[str, Any]) -> Held | StepRecord:
         step, call = self._step, self._call
         approval = None
-        if claim.effect is not Effect.READ:
+        if claim.effect is not Effect.READ or step.approval is not None:
             if step.approval is None:
                 raise NotApproved(f"{call.tool!r} has effect {claim.effect.value} and nobody approved it.")
             schema = self._host.tools[call.tool].spec.schema_digest
             if call_digest(call.tool, schema, arguments) != call.digest:
                 raise NotApproved(f"{call.tool!r} or its arguments are not what was approved: the tool has changed.")
-            decision = step.decision
             approval = ApprovalRecorded(
                 id=step.approval,
                 digest=call.digest,
                 step=step.number - 1,
-                by=decision.by if decision else "",
-                via=step.decided_via or "",
-                at=step.decided_at or activity.info().current_attempt_scheduled_time,
-                comment=decision.comment if decision else None,
-                stands=decision is None,
+                ballots=step.ballots,
+                stands=not step.ballots,
             )
+            await self._proven(step.approval, arguments)
         if not call.key.startswith(f"horarium/{step.run}/"):
             before = await self._journal.earlier(call.key, step.run)
             if before is not None and step.permit == 0:
                 return await self._resumed(claim, before, approval)
         return await self._journal.claim(claim, approval=approval)
+
+    async def _proven(self, approval: str, arguments: dict[str, Any]) -> None:
+        """Verify who decided, just before the effect: the workflow's word alone is not enough where proof is required.
+
+        What was released and recorded before needs no second proof, only the word that it is to be done again.
+
+        Raises:
+            ProofInvalid: A signature is missing, wrong, too old, or of a key that was revoked.
+        """
+        keys, step = self._host.keys, self._step
+        if keys is None:
+            return
+        now = datetime.now(UTC)
+        if step.again is not None:
+            keys.verify(step.run, step.again, now)
+        if await self._host.approvals.is_released(approval, step.call.digest):
+            return
+        for ballot in step.ballots:
+            said = ballot.decision
+            own_edit = step.call.edited and said.digest != step.call.digest
+            signed = said.model_copy(update={"arguments": arguments}) if own_edit else said
+            try:
+                keys.verify(step.run, signed, now)
+            except ProofInvalid as error:
+                attempt = CheckDecision(
+                    run=step.run,
+                    approval=approval,
+                    number=step.number,
+                    call=step.call,
+                    decision=said,
+                    at=now,
+                    via=ballot.via,
+                )
+                await self._host.approvals.refused(attempt, approval, error.code, str(error))
+                raise
 
     async def _resumed(
         self, claim: StepClaim, before: StepRecord, approval: ApprovalRecorded | None

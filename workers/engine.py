@@ -16,16 +16,19 @@ from activities.call_model import ModelCaller
 from activities.catalog import Catalog
 from activities.memory import MemoryWriter
 from activities.models.router import Models
+from activities.notify import Notifier
 from horarium.connection import connect
 from horarium.contract import ENGINE_QUEUE
 from horarium.ledger.agents import Agents, ToolCatalog
 from horarium.ledger.database import Ledger
 from horarium.project import AgentFiles, Project
+from horarium.proof import KeyRing
 from horarium.serving import make_worker
 from horarium.settings import Settings
 from horarium.toolhost import ToolHost
 from workers.alignment import AlignedRunner
 from workflows.agent_run import AgentRun
+from workflows.tell_people import TellPeople
 
 log = structlog.get_logger()
 
@@ -61,12 +64,14 @@ async def serve_engine(
         await agents.register(agent)
     await ToolCatalog(ledger).announce(tool.spec for tool in project.tools.values())
     catalog = Catalog(ledger, project.tools.values())
-    tools = ToolHost(ledger, project.tools.values(), threads=settings.worker.max_steps)
-    bookkeeping = Bookkeeping(ledger, catalog, temporal, AgentFiles(settings), settings.worker)
+    keys = KeyRing.of(settings) if settings.approvals.require_proof else None
+    tools = ToolHost(ledger, project.tools.values(), threads=settings.worker.max_steps, keys=keys)
+    bookkeeping = Bookkeeping(ledger, catalog, temporal, AgentFiles(settings), settings)
     activities: list[Callable[..., Any]] = [
         ModelCaller(ledger, models, catalog).call_model,
         MemoryWriter(ledger, catalog).write_memory,
         tools.call_tool,
+        Notifier(ledger, settings).notify,
         *_bookkeeping(bookkeeping),
     ]
     worker = make_worker(
@@ -74,7 +79,7 @@ async def serve_engine(
         ENGINE_QUEUE,
         settings.worker,
         activities,
-        [AgentRun],
+        [AgentRun, TellPeople],
         AlignedRunner(runner or UnsandboxedWorkflowRunner()),
     )
     log.info(
@@ -95,6 +100,12 @@ def _bookkeeping(book: Bookkeeping) -> list[Callable[..., Any]]:
         book.write_message,
         book.ask_approvals,
         book.settle_approvals,
+        book.check_decision,
+        book.check_resolution,
+        book.record_vote,
+        book.escalate,
+        book.open_question,
+        book.settle_question,
         book.settle_step,
         book.mark_run,
         book.close_run,

@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Coroutine
-from datetime import timedelta
+from collections.abc import Coroutine, Iterator
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import RetryPolicy, SearchAttributeKey, WorkflowIDReusePolicy
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
     CancelledError,
     FailureError,
+    WorkflowAlreadyStartedError,
     is_cancelled_exception,
 )
 
@@ -35,17 +36,19 @@ with workflow.unsafe.imports_passed_through():
         Decision,
         Message,
         Resolution,
+        ResolutionState,
         RunRequest,
         RunResult,
         RunStatus,
         Status,
         StepSummary,
     )
-    from horarium.errors import HorariumError
+    from horarium.errors import Conflict, HorariumError
     from horarium.ids import step_id
-    from horarium.protocol import ModelReply, RunPlan, ToolOutcome
-    from workflows.desk import ApprovalDesk
+    from horarium.protocol import AskedApprovals, Checked, ModelReply, RunPlan, ToolOutcome
+    from workflows.desk import ApprovalDesk, Question
     from workflows.machine import (
+        AskAgain,
         Asked,
         AskPeople,
         CallModel,
@@ -54,7 +57,10 @@ with workflow.unsafe.imports_passed_through():
         Close,
         Command,
         Decided,
+        Escalate,
+        Escalated,
         Event,
+        Inquire,
         Machine,
         MachineState,
         MessageQueued,
@@ -65,9 +71,12 @@ with workflow.unsafe.imports_passed_through():
         Resolved,
         SettleApprovals,
         SettleCall,
+        SettleInquiry,
         StopSteps,
+        Tell,
         TimePassed,
         ToolSettled,
+        next_event,
     )
 
 AGENT = SearchAttributeKey.for_keyword(contract.SEARCH_AGENT)
@@ -83,6 +92,7 @@ RETRY = RetryPolicy(
 LOCAL_RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=10))
 LOCAL_TIMEOUT = timedelta(seconds=20)
 KEPT_REFUSALS = 10
+KEPT_RESOLUTIONS = 50
 CARRIED_STEPS = 50
 
 T = TypeVar("T")
@@ -103,7 +113,11 @@ class AgentRun:
         self._messages = 0
         self._refused: deque[str] = deque(maxlen=KEPT_REFUSALS)
         self._handed_over_at = 0
+        self._asides: set[int] = set()
+        self._aside_number = -1_000_000
         self._timer: asyncio.Task[None] | None = None
+        self._deadline: tuple[datetime, asyncio.Task[None]] | None = None
+        self._resolved: dict[str, Resolution] = {}
         self._status: Status = "queued"
         self._close: Close | None = None
         self._broken: Exception | None = None
@@ -167,28 +181,24 @@ class AgentRun:
 
     @workflow.update(name=contract.UPDATE_DECIDE)
     async def decide(self, decision: Any) -> ApprovalState:
-        """Approve or reject (`Decision`); answers with what then stands."""
-        return self._decide(Decision.model_validate(decision), "update")
+        """Approve, reject or answer (`Decision`); answers with what then stands."""
+        return await self._decide(Decision.model_validate(decision), "update")
 
     @decide.validator
     def may_decide(self, decision: Any) -> None:
         """Refuse before history is written."""
-        try:
-            self._desk.check(Decision.model_validate(decision))
-        except ValidationError as error:
-            raise ApplicationError(_first_problem(error), type="bad_request", non_retryable=True) from error
-        except HorariumError as error:
-            raise _application_error(error) from error
+        with _as_application_error():
+            self._desk.check(Decision.model_validate(decision), workflow.now())
 
     @workflow.signal(name=contract.SIGNAL_APPROVE)
     async def approve(self, decision: Any) -> None:
         """Approve; a decision that does not count is noted in `status`."""
-        self._decided_by_signal(decision, "approve")
+        await self._decided_by_signal(decision, "approve")
 
     @workflow.signal(name=contract.SIGNAL_REJECT)
     async def reject(self, decision: Any) -> None:
         """Reject; a decision that does not count is noted in `status`."""
-        self._decided_by_signal(decision, "reject")
+        await self._decided_by_signal(decision, "reject")
 
     @workflow.signal(name=contract.SIGNAL_MESSAGE)
     async def message(self, note: Any) -> None:
@@ -209,35 +219,114 @@ class AgentRun:
         )
         self._events.append(MessageQueued(ref))
 
+    @workflow.update(name=contract.UPDATE_RESOLVE)
+    async def settle(self, resolution: Any) -> ResolutionState:
+        """Say how to go on with a held step or an unknown outcome (`Resolution`)."""
+        return await self._resolve(Resolution.model_validate(resolution), "update")
+
+    @settle.validator
+    def may_settle(self, resolution: Any) -> None:
+        """Refuse before history is written."""
+        with _as_application_error():
+            self._check_resolution(Resolution.model_validate(resolution))
+
     @workflow.signal(name=contract.SIGNAL_RESOLVE)
     async def resolve(self, resolution: Any) -> None:
-        """Say how to go on with a held step or an unknown outcome."""
+        """As the update; an answer that does not count is noted in `status`."""
         read = self._read(contract.SIGNAL_RESOLVE, resolution, Resolution)
         if read is None or self._machine is None:
             return
-        problem = self._machine.may_resolve(read)
-        if problem is not None:
-            self._refuse(contract.SIGNAL_RESOLVE, problem)
-            return
-        self._events.append(Resolved(read))
-
-    def _decide(self, decision: Decision, via: Any) -> ApprovalState:
         try:
-            state = self._desk.decide(decision, workflow.now())
-        except HorariumError as error:  # decided between the validator and here
-            raise _application_error(error) from error
-        if not state.repeated:
-            self._events.append(Decided(decision.approval, decision, via))
-        return state
+            await self._resolve(read, "signal")
+        except ApplicationError as error:
+            self._refuse(contract.SIGNAL_RESOLVE, error.message)
 
-    def _decided_by_signal(self, payload: Any, verdict: contract.Verdict) -> None:
+    async def _decide(self, decision: Decision, via: Literal["update", "signal"]) -> ApprovalState:
+        with _as_application_error():
+            approval = self._desk.check(decision, workflow.now())
+        checked = Checked()
+        call = self._opened.call_of(approval.id)
+        if approval.status == "pending" and call is not None and self._must_check(decision):
+            checked = await self._local(
+                protocol.CHECK_DECISION,
+                protocol.CheckDecision(
+                    run=self._run,
+                    approval=approval.id,
+                    number=call.number,
+                    call=call.call,
+                    decision=decision,
+                    at=workflow.now(),
+                    via=via,
+                ),
+                Checked,
+            )
+            if checked.code is not None:
+                raise ApplicationError(checked.message or checked.code, type=checked.code, non_retryable=True)
+        # Checked again: another decision, or the deadline, may have come in between.
+        with _as_application_error():
+            taken = self._desk.decide(decision, workflow.now(), via=via, key=checked.key, edited=checked.call)
+        if taken.state.repeated:
+            return taken.state
+        if taken.ballots:
+            self._events.append(Decided(approval.id, taken.ballots, taken.edited))
+        else:
+            vote = taken.state.approval.votes[-1]
+            ballot = protocol.Ballot(
+                decision=decision.model_copy(update={"arguments": None}), at=vote.at, via=via, key=vote.key
+            )
+            record = protocol.RecordVote(run=self._run, approval=approval.id, ballot=ballot, digest=vote.digest)
+            await self._local(protocol.RECORD_VOTE, record, type(None))
+        return taken.state
+
+    def _must_check(self, decision: Decision) -> bool:
+        said_more = decision.proof, decision.arguments, decision.remember
+        return self._plan.require_proof or any(item is not None for item in said_more)
+
+    async def _decided_by_signal(self, payload: Any, verdict: contract.Verdict) -> None:
         decision = self._read(verdict, payload, Decision)
         if decision is None:
             return
         try:
-            self._decide(decision.model_copy(update={"verdict": verdict}), "signal")
+            await self._decide(decision.model_copy(update={"verdict": verdict}), "signal")
         except ApplicationError as error:
-            self._refuse(verdict, str(error))
+            self._refuse(verdict, error.message)
+
+    def _check_resolution(self, resolution: Resolution) -> Resolution | None:
+        """The same answer, when it was given before.
+
+        Raises:
+            Conflict: It does not count; says why, and names who was first.
+        """
+        before = self._resolved.get(resolution.question or "")
+        if before is not None:
+            if before.verdict == resolution.verdict:
+                return before
+            raise Conflict(f"Step {resolution.step} was settled before by {before.by}: {before.verdict}.")
+        problem = self._opened.may_resolve(resolution)
+        if problem is not None:
+            raise Conflict(problem)
+        return None
+
+    async def _resolve(self, resolution: Resolution, via: Literal["update", "signal"]) -> ResolutionState:
+        with _as_application_error():
+            before = self._check_resolution(resolution)
+        key = None
+        if before is None and (self._plan.require_proof or resolution.proof is not None):
+            checking = protocol.CheckResolution(run=self._run, resolution=resolution, at=workflow.now(), via=via)
+            checked = await self._local(protocol.CHECK_RESOLUTION, checking, Checked)
+            if checked.code is not None:
+                raise ApplicationError(checked.message or checked.code, type=checked.code, non_retryable=True)
+            key = checked.key
+            with _as_application_error():
+                before = self._check_resolution(resolution)
+        taken = before or resolution
+        if before is None:
+            if resolution.question is not None:
+                self._resolved[resolution.question] = resolution.model_copy(update={"output": None})
+                while len(self._resolved) > KEPT_RESOLUTIONS:
+                    del self._resolved[next(iter(self._resolved))]
+            self._events.append(Resolved(resolution, via, key))
+        return ResolutionState(step=taken.step, verdict=taken.verdict, by=taken.by, repeated=before is not None)
 
     def _read(self, signal: str, payload: Any, model: type[T]) -> T | None:
         """A signal cannot be refused, so its payload is checked here: a bad one must not stop the run."""
@@ -255,7 +344,10 @@ class AgentRun:
 
     def _take_over(self, carried: dict[str, Any]) -> None:
         # Here and not in `run`: a decision in the first workflow task is handled before `run` begins.
-        self._desk = ApprovalDesk([Approval.model_validate(item) for item in carried["approvals"]])
+        self._desk = ApprovalDesk([_question(item) for item in carried["approvals"]])
+        for item in carried.get("resolved", ()):
+            resolution = Resolution.model_validate(item)
+            self._resolved[resolution.question or ""] = resolution
         self._messages = carried["messages"]
         self._refused.extend(carried["refused"])
         self._status = carried["status"]
@@ -295,6 +387,8 @@ class AgentRun:
     async def _drive(self, machine: Machine, commands: list[Command]) -> None:
         while True:
             self._show_status(machine)
+            # What runs beside the steps begins first: a hand-over commands only the steps again.
+            commands = [command for command in commands if not self._begin_aside(command)]
             if self._should_hand_over(machine):
                 await self._hand_over(machine)
             for command in commands:
@@ -305,6 +399,8 @@ class AgentRun:
                 self._events.append(CancelRequested())
             self._watch_the_clock(machine)
             if self._close is not None:
+                if self._asides:
+                    await _to_the_end(workflow.wait_condition(lambda: not self._asides))
                 await _to_the_end(self._close_run(self._close))
                 await _to_the_end(workflow.wait_condition(workflow.all_handlers_finished))
                 return
@@ -315,13 +411,44 @@ class AgentRun:
             if self._broken is not None:
                 commands = self._break_off(machine, self._broken)
                 continue
-            commands = machine.handle(self._events.popleft(), workflow.now())
+            commands = machine.handle(next_event(self._events), workflow.now())
 
     def _break_off(self, machine: Machine, error: Exception) -> list[Command]:
         self._broken = None
         if not isinstance(error, FailureError):
             raise error  # a mistake of ours: the run stays as it is until the code is mended
         return machine.broke(_code(error), _words(error))
+
+    def _begin_aside(self, command: Command) -> bool:
+        match command:
+            case AskAgain():
+                self._desk.reopen(command.approval)
+                self._refuse("decide", command.why)
+            case Escalate():
+                self._aside(self._escalate(command))
+            case Tell():
+                self._aside(self._tell(command))
+            case Inquire():
+                self._aside(self._inquire(command))
+            case SettleInquiry():
+                self._aside(self._settle_inquiry(command))
+            case _:
+                return False
+        return True
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """What runs beside the steps, and is waited for at a hand-over and at the end."""
+        self._aside_number -= 1
+        number = self._aside_number
+
+        async def until_done() -> None:
+            try:
+                await work
+            finally:
+                self._asides.discard(number)
+
+        self._asides.add(number)
+        self._spawn(number, until_done())
 
     def _begin(self, command: Command) -> None:
         match command:
@@ -395,15 +522,15 @@ class AgentRun:
         plan, call = self._plan, command.call
         step = protocol.ToolStep(
             run=self._run,
+            thread=plan.thread,
             agent=plan.agent,
             tenant=self._request.tenant,
             number=command.number,
             call=call,
             approval=command.approval,
-            decision=command.decision,
-            decided_at=command.decided_at,
-            decided_via=command.decided_via,
+            ballots=command.ballots,
             permit=command.permit,
+            again=command.again,
         )
         try:
             outcome: ToolOutcome = await workflow.execute_activity(
@@ -429,32 +556,111 @@ class AgentRun:
 
     async def _ask(self, command: AskPeople) -> None:
         now = workflow.now()
-        await self._local(
+        plan = self._plan
+        asked = await self._local(
             protocol.ASK_APPROVALS,
-            protocol.AskApprovals(run=self._run, requests=command.requests, requested_at=now),
-            type(None),
+            protocol.AskApprovals(
+                run=self._run,
+                agent=plan.agent,
+                tenant=self._request.tenant,
+                thread=plan.thread,
+                requests=command.requests,
+                requested_at=now,
+            ),
+            AskedApprovals,
         )
+        found = {item.guards: item for item in (asked or AskedApprovals()).asked}
+        released = tuple(number for number, item in found.items() if item.released)
         for request in command.requests:
-            call = request.call
-            self._desk.open(
-                Approval(
-                    id=request.id,
-                    run=self._run,
-                    step=step_id(self._run, request.guards),
-                    tool=call.tool,
-                    effect=call.effect,
-                    digest=call.digest,
-                    preview=call.preview,
-                    status="pending",
-                    requested_at=now,
-                )
+            if request.guards not in released:
+                people = found[request.guards].people if request.guards in found else ()
+                self._open_approval(request, people, now)
+        self._events.append(Asked(tuple(request.guards for request in command.requests), released, now))
+
+    def _open_approval(self, request: protocol.ApprovalRequest, people: tuple[str, ...], now: datetime) -> None:
+        call, gate = request.call, request.call.gate or protocol.Gate()
+        approval = Approval(
+            id=request.id,
+            run=self._run,
+            step=step_id(self._run, request.guards),
+            tool=call.tool,
+            effect=call.effect,
+            digest=call.digest,
+            preview=call.preview,
+            status="pending",
+            requested_at=now,
+            rule=gate.rule,
+            approvers=people,
+            required=gate.required,
+            not_by=self._plan.not_by if gate.four_eyes else (),
+            expires_at=now + gate.expires_after if gate.expires_after else None,
+        )
+        self._desk.open(approval, gate.remember)
+
+    async def _escalate(self, command: Escalate) -> None:
+        approval = self._desk.get(command.approval)
+        escalated = await self._local(
+            protocol.ESCALATE,
+            protocol.Escalate(
+                run=self._run,
+                approval=command.approval,
+                people=approval.approvers if approval else (),
+                escalate_to=command.escalate_to,
+                at=workflow.now(),
+                expires_at=command.expires_at,
+            ),
+            protocol.Escalated,
+        )
+        self._desk.escalate(command.approval, escalated.people, command.expires_at)
+        self._events.append(Escalated(command.number))
+
+    async def _tell(self, command: Tell) -> None:
+        """In a workflow of its own, so that a mail server that is away keeps no run from ending."""
+        notice = protocol.Notice(
+            run=self._run, subject=command.subject, event=command.event, occurrence=command.occurrence
+        )
+        with contextlib.suppress(WorkflowAlreadyStartedError):
+            await workflow.start_child_workflow(
+                contract.NOTICE_WORKFLOW,
+                notice,
+                id=f"{command.subject}:{command.event}:{command.occurrence}",
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                static_summary=f"{command.event} {command.subject}",
             )
-        self._events.append(Asked(tuple(request.guards for request in command.requests)))
+
+    async def _inquire(self, command: Inquire) -> None:
+        plan = self._plan
+        question = protocol.OpenQuestion(
+            id=command.question,
+            kind=command.kind,
+            run=self._run,
+            agent=plan.agent,
+            tenant=self._request.tenant,
+            number=command.number,
+            call=command.call,
+            text=command.text,
+            at=workflow.now(),
+        )
+        await self._local(protocol.OPEN_QUESTION, question, type(None))
+
+    async def _settle_inquiry(self, command: SettleInquiry) -> None:
+        settled = protocol.SettleQuestion(
+            id=command.question,
+            run=self._run,
+            resolution=command.resolution,
+            at=workflow.now(),
+            via=command.via,
+            key=command.key,
+        )
+        await self._local(protocol.SETTLE_QUESTION, settled, type(None))
 
     async def _settle_approvals(self, command: SettleApprovals) -> None:
         for outcome in command.outcomes:
             if outcome.status == "withdrawn":
                 self._desk.withdraw(outcome.id, outcome.at)
+            elif outcome.status == "expired":
+                self._desk.expire(outcome.id, outcome.at)
         await self._local(
             protocol.SETTLE_APPROVALS,
             protocol.SettleApprovals(run=self._run, outcomes=command.outcomes),
@@ -517,10 +723,28 @@ class AgentRun:
         left = machine.time_left(workflow.now())
         if self._timer is None and left is not None:
             self._timer = asyncio.create_task(self._tick(max(left, timedelta(milliseconds=1))))
+        self._watch_deadlines(machine)
 
     async def _tick(self, left: timedelta) -> None:
         await asyncio.sleep(left.total_seconds())
         self._timer = None
+        self._events.append(TimePassed())
+
+    def _watch_deadlines(self, machine: Machine) -> None:
+        """One more, for the next reminder or expiry of an open question."""
+        wanted = machine.next_deadline()
+        if self._deadline is not None:
+            if self._deadline[0] == wanted:
+                return
+            self._deadline[1].cancel()
+            self._deadline = None
+        if wanted is not None:
+            left = max(wanted - workflow.now(), timedelta(milliseconds=1))
+            self._deadline = (wanted, asyncio.create_task(self._deadline_tick(left)))
+
+    async def _deadline_tick(self, left: timedelta) -> None:
+        await asyncio.sleep(left.total_seconds())
+        self._deadline = None
         self._events.append(TimePassed())
 
     def _should_hand_over(self, machine: Machine) -> bool:
@@ -541,7 +765,8 @@ class AgentRun:
         carried = {
             "plan": machine.plan.model_dump(mode="json"),
             "state": state.model_dump(mode="json"),
-            "approvals": [approval.model_dump(mode="json") for approval in self._desk.carried()],
+            "approvals": [question.model_dump(mode="json", exclude_defaults=True) for question in self._desk.carried()],
+            "resolved": [resolution.model_dump(mode="json") for resolution in self._resolved.values()],
             "messages": self._messages,
             "refused": list(self._refused),
             "status": self._status,
@@ -554,6 +779,8 @@ class AgentRun:
         machine = self._machine
         if self._timer is not None:
             self._timer.cancel()
+        if self._deadline is not None:
+            self._deadline[1].cancel()
         if machine is not None:
             self._show_status(machine)
         state = machine.state if machine else MachineState()
@@ -658,6 +885,24 @@ def _read_request(request: Any) -> tuple[RunRequest, str | None]:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
+
+
+@contextlib.contextmanager
+def _as_application_error() -> Iterator[None]:
+    """What a caller of ours is told, with the error's code as its type."""
+    try:
+        yield
+    except ValidationError as error:
+        raise ApplicationError(_first_problem(error), type="bad_request", non_retryable=True) from error
+    except HorariumError as error:
+        raise _application_error(error) from error
+
+
+def _question(item: dict[str, Any]) -> Question:
+    if "approval" in item:
+        return Question.model_validate(item)
+    approval = Approval.model_validate(item)  # carried by a version that had no plans
+    return Question(approval=approval, asked_digest=approval.digest)
 
 
 def _application_error(error: HorariumError) -> ApplicationError:

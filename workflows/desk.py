@@ -6,82 +6,269 @@ history is written, and the signals, which cannot answer.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
-from horarium.contract import Approval, ApprovalState, Decision
-from horarium.errors import ApprovalAlreadyDecided, ApprovalNotFound, Conflict, DigestMismatch
+from pydantic import BaseModel
 
-_VERDICT = {"approve": "approved", "reject": "rejected"}
+from horarium.contract import Approval, ApprovalState, ApprovalStatus, Decision, Verdict, Vote
+from horarium.definitions import RememberRule
+from horarium.errors import (
+    ApprovalAlreadyDecided,
+    ApprovalExpired,
+    ApprovalNotFound,
+    ApprovalWithdrawn,
+    Conflict,
+    DigestMismatch,
+    NotAnApprover,
+)
+from horarium.people import is_among, same_person
+from horarium.protocol import Ballot, Call
+
+_STATUS: dict[Verdict, ApprovalStatus] = {"approve": "approved", "reject": "rejected", "answer": "answered"}
+_NOUN: dict[Verdict, str] = {"approve": "an approval", "reject": "a rejection", "answer": "an answer"}
+LOOK_AGAIN = "Look at the approval again and decide on what it shows now."
+
+
+class Question(BaseModel):
+    """One approval, and what the desk needs besides what everybody is shown."""
+
+    approval: Approval
+    asked_digest: str
+    remember: RememberRule | None = None
+    ballots: tuple[Ballot, ...] = ()
+    edited: Call | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A decision that was taken: what stands now, and when that ends the question, all that counted for it."""
+
+    state: ApprovalState
+    ballots: tuple[Ballot, ...] = ()
+    edited: Call | None = None
 
 
 class ApprovalDesk:
     """The approvals of a run, by id, in the order they were asked."""
 
-    def __init__(self, approvals: list[Approval] | None = None) -> None:
-        self._approvals = {approval.id: approval for approval in approvals or []}
+    def __init__(self, questions: list[Question] | None = None) -> None:
+        self._questions = {question.approval.id: question for question in questions or []}
 
-    def open(self, approval: Approval) -> None:
+    def open(self, approval: Approval, remember: RememberRule | None = None) -> None:
         """Begin to accept decisions on a question; one that is open already stays as it is."""
-        self._approvals.setdefault(approval.id, approval)
+        question = Question(approval=approval, asked_digest=approval.digest, remember=remember)
+        self._questions.setdefault(approval.id, question)
 
-    def check(self, decision: Decision) -> Approval:
+    def check(self, decision: Decision, at: datetime) -> Approval:
         """The approval that a decision is about, if the decision may count.
 
         Raises:
             ApprovalNotFound: The run never asked this.
+            ApprovalExpired, ApprovalWithdrawn: Nobody is asked any more.
+            ApprovalAlreadyDecided: Another verdict was there first; names who decided.
             DigestMismatch: It was made on other arguments.
-            ApprovalAlreadyDecided: The other verdict was there first; names who decided.
-            Conflict: The question was withdrawn, or the decision has no verdict.
+            NotAnApprover: The plan lets others decide.
+            Conflict: The decision contradicts itself.
         """
-        approval = self._approvals.get(decision.approval)
-        if approval is None:
+        question = self._questions.get(decision.approval)
+        if question is None:
             raise ApprovalNotFound(
                 f"This run has no approval {decision.approval!r}.", hint="See the open ones with the query 'approvals'."
             )
-        if decision.digest != approval.digest:
+        _consistent(decision, question)
+        approval = question.approval
+        if approval.status != "pending":
+            _check_ended(question, decision)
+            return approval
+        if approval.expires_at is not None and at >= approval.expires_at:
+            raise _expired(approval)
+        if decision.digest != approval.digest and not _repeats(question, decision):
             raise DigestMismatch(
                 f"The decision on {approval.id} was made on other arguments ({decision.digest}) than those that wait "
                 f"({approval.digest}).",
-                hint="Look at the approval again and decide on what it shows now.",
+                hint=LOOK_AGAIN,
             )
-        if decision.verdict is None:
-            raise Conflict("The decision has no verdict.", hint="Say approve or reject.")
-        if approval.status == "withdrawn":
-            raise Conflict(f"Approval {approval.id} was withdrawn: the run no longer waits for it.")
-        if approval.status != "pending" and approval.status != _VERDICT[decision.verdict]:
-            raise ApprovalAlreadyDecided(
-                f"Approval {approval.id} was already {approval.status} by {approval.decided_by}."
-            )
+        _may_decide(approval, decision.by)
         return approval
 
-    def decide(self, decision: Decision, at: datetime) -> ApprovalState:
+    def decide(
+        self,
+        decision: Decision,
+        at: datetime,
+        *,
+        via: Literal["update", "signal"] = "update",
+        key: str | None = None,
+        edited: Call | None = None,
+    ) -> Taken:
         """Take a decision. The first that counts wins; the same again changes nothing.
+
+        Args:
+            key: The key that proved who decided.
+            edited: The call with the person's arguments. Earlier approvals were of other arguments, so
+                they no longer count.
 
         Raises:
             HorariumError: As `check`.
         """
-        approval = self.check(decision)
-        if approval.status != "pending":
-            return ApprovalState(approval=approval, repeated=True)
-        verdict = _VERDICT[decision.verdict or "reject"]
-        decided = approval.model_copy(
-            update={"status": verdict, "decided_at": at, "decided_by": decision.by, "comment": decision.comment}
+        approval = self.check(decision, at)
+        question = self._questions[approval.id]
+        if approval.status != "pending" or _repeats(question, decision):
+            return Taken(ApprovalState(approval=approval, repeated=True))
+        verdict = decision.verdict or "reject"
+        kept = decision.model_copy(update={"arguments": None})
+        ballots = (*question.ballots, Ballot(decision=kept, at=at, via=via, key=key))
+        digest = edited.digest if edited else approval.digest
+        vote = Vote(by=decision.by, verdict=verdict, digest=digest, at=at, via=via, key=key, comment=decision.comment)
+        votes = (*approval.votes, vote)
+        changed: dict[str, object] = {"votes": votes, "digest": digest}
+        if digest != approval.digest:
+            changed["edited_by"] = decision.by
+            ballots = ballots[-1:]
+        ended = verdict != "approve" or len(_approvers(votes, digest)) >= approval.required
+        if ended:
+            changed |= {
+                "status": _STATUS[verdict],
+                "decided_at": at,
+                "decided_by": ", ".join(_approvers(votes, digest)) if verdict == "approve" else decision.by,
+                "comment": decision.comment,
+            }
+        decided = approval.model_copy(update=changed)
+        call = edited or question.edited
+        self._questions[approval.id] = question.model_copy(
+            update={"approval": decided, "ballots": ballots, "edited": call}
         )
-        self._approvals[approval.id] = decided
-        return ApprovalState(approval=decided)
+        counted = ballots if verdict == "approve" else ballots[-1:]
+        return Taken(ApprovalState(approval=decided), counted if ended else (), call)
 
     def withdraw(self, approval_id: str, at: datetime) -> None:
         """The run no longer waits for this; late decisions are told so."""
-        approval = self._approvals.get(approval_id)
-        if approval is not None and approval.status == "pending":
-            self._approvals[approval_id] = approval.model_copy(update={"status": "withdrawn", "decided_at": at})
+        self._end(approval_id, "withdrawn", at)
+
+    def expire(self, approval_id: str, at: datetime) -> None:
+        """Nobody decided in time."""
+        self._end(approval_id, "expired", at)
+
+    def escalate(self, approval_id: str, people: tuple[str, ...], expires_at: datetime) -> None:
+        """These people may decide from now on, until then; votes that were given stand."""
+        self._change(approval_id, {"approvers": people, "expires_at": expires_at, "escalated": True})
+
+    def reopen(self, approval_id: str) -> None:
+        """The effect's worker did not accept what was decided: ask again, from no votes."""
+        question = self._questions.get(approval_id)
+        if question is not None:
+            # An edit that was made stays: its digest is what people are shown now.
+            fresh = {"status": "pending", "decided_at": None, "decided_by": None, "comment": None, "votes": ()}
+            approval = question.approval.model_copy(update=fresh)
+            self._questions[approval_id] = question.model_copy(update={"approval": approval, "ballots": ()})
+
+    def get(self, approval_id: str) -> Approval | None:
+        """One approval, if it was ever asked."""
+        question = self._questions.get(approval_id)
+        return question.approval if question else None
 
     def all(self) -> list[Approval]:
         """Every approval, oldest first."""
-        return list(self._approvals.values())
+        return [question.approval for question in self._questions.values()]
 
-    def carried(self, keep: int = 20) -> list[Approval]:
+    def carried(self, keep: int = 20) -> list[Question]:
         """What the next execution needs: all pending ones, and the latest decided ones for late decisions."""
-        approvals = self.all()
-        latest = {approval.id for approval in approvals[-keep:]}
-        return [approval for approval in approvals if approval.status == "pending" or approval.id in latest]
+        questions = list(self._questions.values())
+        latest = {question.approval.id for question in questions[-keep:]}
+        return [item for item in questions if item.approval.status == "pending" or item.approval.id in latest]
+
+    def _end(self, approval_id: str, status: ApprovalStatus, at: datetime) -> None:
+        approval = self.get(approval_id)
+        if approval is not None and approval.status == "pending":
+            self._change(approval_id, {"status": status, "decided_at": at})
+
+    def _change(self, approval_id: str, changed: dict[str, object]) -> None:
+        question = self._questions.get(approval_id)
+        if question is not None:
+            approval = question.approval.model_copy(update=changed)
+            self._questions[approval_id] = question.model_copy(update={"approval": approval})
+
+
+def _consistent(decision: Decision, question: Question) -> None:
+    """Refuse what no approval could take, whatever its state."""
+    if decision.verdict is None:
+        raise Conflict("The decision has no verdict.", hint="Say approve, reject or answer.")
+    if decision.verdict == "answer" and not decision.answer:
+        raise Conflict("An answer needs a text.", hint="Give it in `answer`; the model is told it instead of a result.")
+    for name, fits, value in (
+        ("arguments", "approve", decision.arguments),
+        ("remember", "approve", decision.remember),
+        ("answer", "answer", decision.answer),
+    ):
+        if value is not None and decision.verdict != fits:
+            raise Conflict(f"{_NOUN[decision.verdict].capitalize()} takes no `{name}`.", hint="Leave it out.")
+    if decision.remember is not None:
+        _may_remember(decision, question)
+
+
+def _may_remember(decision: Decision, question: Question) -> None:
+    asked, rule = decision.remember, question.remember
+    if asked is None:
+        return
+    if rule is None:
+        raise NotAnApprover(
+            f"The approval plan lets nobody release {question.approval.tool!r} for longer than one call.",
+            hint="Leave `remember` out, or give the rule a `remember`.",
+        )
+    if asked.scope not in rule.scopes or asked.lasts > rule.longest:
+        raise NotAnApprover(
+            f"The plan allows a standing grant for {', '.join(rule.scopes)}, for at most {rule.longest}; "
+            f"this one is for {asked.scope}, for {asked.lasts}.",
+            hint="Choose a narrower one.",
+        )
+
+
+def _check_ended(question: Question, decision: Decision) -> None:
+    approval = question.approval
+    if approval.status == "withdrawn":
+        raise ApprovalWithdrawn(f"Approval {approval.id} was withdrawn: the run no longer waits for it.")
+    if approval.status == "expired":
+        raise _expired(approval)
+    if decision.digest not in (question.asked_digest, approval.digest):
+        raise DigestMismatch(f"The decision on {approval.id} was made on other arguments.", hint=LOOK_AGAIN)
+    same = approval.status == _STATUS[decision.verdict or "reject"]
+    # Somebody else's edit, or another answer, is another decision; the same person's again is a repeat.
+    own_words = decision.arguments is not None or decision.answer is not None
+    if not same or (own_words and not any(same_person(vote.by, decision.by) for vote in approval.votes)):
+        raise ApprovalAlreadyDecided(f"Approval {approval.id} was already {approval.status} by {approval.decided_by}.")
+
+
+def _expired(approval: Approval) -> ApprovalExpired:
+    when = f" at {approval.expires_at:%Y-%m-%d %H:%M:%S} UTC" if approval.expires_at else ""
+    return ApprovalExpired(f"Approval {approval.id} expired{when}: nobody had decided.")
+
+
+def _may_decide(approval: Approval, by: str) -> None:
+    if is_among(by, approval.not_by):
+        raise NotAnApprover(
+            f"{by} started this run; its approval plan wants a second pair of eyes.",
+            hint="Somebody else has to decide.",
+        )
+    if approval.approvers and not is_among(by, approval.approvers):
+        raise NotAnApprover(f"{by} may not decide this.", hint=f"These may: {', '.join(approval.approvers[:10])}.")
+
+
+def _repeats(question: Question, decision: Decision) -> bool:
+    """Whether this person has said exactly this before, on a question that still waits for others."""
+    last = next((vote for vote in reversed(question.approval.votes) if same_person(vote.by, decision.by)), None)
+    if last is None or last.verdict != decision.verdict:
+        return False
+    if decision.arguments is not None:  # an edit changes the digest, so what was decided on is no longer what waits
+        edited_by = question.approval.edited_by
+        return edited_by is not None and same_person(edited_by, decision.by) and decision.digest != last.digest
+    return last.digest == question.approval.digest and decision.digest == question.approval.digest
+
+
+def _approvers(votes: tuple[Vote, ...], digest: str) -> tuple[str, ...]:
+    """The different people who approved these arguments, by the names they gave."""
+    found: list[str] = []
+    for vote in votes:
+        if vote.verdict == "approve" and vote.digest == digest and not is_among(vote.by, found):
+            found.append(vote.by)
+    return tuple(found)

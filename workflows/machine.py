@@ -7,6 +7,7 @@ handed over between any two events; a second driver can drive it too.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,13 +15,29 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from horarium.contract import Decision, Resolution, Status, StepStatus, StepSummary, Usage, Waiting
+from horarium.content import shorten
+from horarium.contract import Resolution, Status, StepStatus, StepSummary, Usage, Waiting
 from horarium.ids import approval_id, step_id
-from horarium.protocol import ApprovalOutcome, ApprovalRequest, Call, ModelReply, RunPlan, ToolOutcome
+from horarium.protocol import (
+    ApprovalOutcome,
+    ApprovalRequest,
+    Ballot,
+    Call,
+    Gate,
+    ModelReply,
+    NoticeEvent,
+    RunPlan,
+    ToolOutcome,
+)
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 MAX_MALFORMED = 3  # told back to the model this many times in a row
 SHOWN_STEPS = 200
+KEPT_REFUSALS = 200
+EXPIRED_AGAIN = (
+    "Not done: people were asked for exactly this before, and nobody decided in time. They are not asked again in this "
+    "run. Go on without it, or say what you could not do."
+)
 
 # ---- events
 
@@ -43,18 +60,27 @@ class ToolSettled:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`AskPeople` came back: decisions may arrive now."""
+    """`AskPeople` came back: decisions may arrive now, except on what was released without one."""
 
     numbers: tuple[int, ...]
+    released: tuple[int, ...] = ()
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A decision that counts."""
+    """An approval is decided: by these ballots, on this call when a person changed it."""
 
     approval: str
-    decision: Decision
-    via: Literal["signal", "update"]
+    ballots: tuple[Ballot, ...]
+    edited: Call | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated:
+    """`Escalate` came back: others may decide as well."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +95,8 @@ class Resolved:
     """A person says how to go on with a held step or an unknown outcome; checked by `may_resolve`."""
 
     resolution: Resolution
+    via: Literal["update", "signal"] = "signal"
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +129,7 @@ Event = (
     | ToolSettled
     | Asked
     | Decided
+    | Escalated
     | Refused
     | Resolved
     | MessageQueued
@@ -108,6 +137,16 @@ Event = (
     | CancelRequested
     | TimePassed
 )
+
+
+def next_event(events: deque[Event]) -> Event:
+    """The next event to handle: the oldest, but the clock after all others, so that a decision in time counts."""
+    for _ in range(len(events)):
+        if not isinstance(events[0], TimePassed):
+            break
+        events.rotate(-1)
+    return events.popleft()
+
 
 # ---- commands
 
@@ -132,10 +171,9 @@ class CallTool:
     number: int
     call: Call
     approval: str | None
-    decision: Decision | None
-    decided_at: datetime | None
-    decided_via: str | None
+    ballots: tuple[Ballot, ...]
     permit: int
+    again: Resolution | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +184,69 @@ class AskPeople:
 
 
 @dataclass(frozen=True, slots=True)
+class AskAgain:
+    """The worker that was to make the call did not accept the decision: the question is open again."""
+
+    approval: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Escalate:
+    """Nobody decided in time: let others decide as well, until `expires_at`."""
+
+    number: int
+    approval: str
+    escalate_to: tuple[str, ...]
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Let people know."""
+
+    event: NoticeEvent
+    subject: str
+    occurrence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Inquire:
+    """Put a question that only a person can settle into the inbox."""
+
+    question: str
+    kind: Literal["unknown_outcome", "held_step"]
+    number: int
+    call: Call | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettleInquiry:
+    """Write down how a person settled a question."""
+
+    question: str
+    resolution: Resolution
+    via: Literal["update", "signal"]
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class SettleApprovals:
-    """Write down rejections and withdrawals, and settle the calls they were about."""
+    """Write down rejections, answers, expiries and withdrawals, and settle the calls they were about."""
 
     outcomes: tuple[ApprovalOutcome, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SettleCall:
-    """Write down how a person settled a call."""
+    """Write down how a call was settled without being made: by a person, now or when it was asked for before."""
 
     number: int
     call: Call
-    status: Literal["completed", "skipped"]
+    status: Literal["completed", "skipped", "rejected"]
     output: str
-    by: str
+    by: str | None
     comment: str | None
 
 
@@ -187,7 +273,21 @@ class Close:
     message: str | None
 
 
-Command = CallModel | CallTool | AskPeople | SettleApprovals | SettleCall | StopSteps | Remember | Close
+Command = (
+    CallModel
+    | CallTool
+    | AskPeople
+    | AskAgain
+    | Escalate
+    | Tell
+    | Inquire
+    | SettleInquiry
+    | SettleApprovals
+    | SettleCall
+    | StopSteps
+    | Remember
+    | Close
+)
 
 # ---- state
 
@@ -201,10 +301,14 @@ class CallState(BaseModel):
     call: Call
     phase: CallPhase
     question: int | None = Field(default=None, description="Number of the approval step.")
-    decision: Decision | None = None
-    decided_at: datetime | None = None
-    decided_via: str | None = None
+    ballots: tuple[Ballot, ...] = ()
+    expires_at: datetime | None = None
+    remind_at: datetime | None = None
+    told: int = Field(default=0, description="Notices so far; each is told apart by its number.")
+    escalated: bool = False
+    expired: bool = False
     permit: int = 0
+    again: Resolution | None = None
     message: str | None = None
 
     @property
@@ -234,6 +338,7 @@ class MachineState(BaseModel):
     note: str | None = None
     last_digest: str | None = None
     repeats: int = 0
+    refusals: dict[str, str] = Field(default={}, description="Digest of a call that people refused, to their words.")
     procedure_done: int = 0
     answered: list[str] = []
     messages: list[str] = []
@@ -302,19 +407,32 @@ class Machine:
             return None
         return self.plan.limits.wall_time - state.active - (now - state.active_since)
 
+    def next_deadline(self) -> datetime | None:
+        """When `TimePassed` is wanted because of people: the next reminder or expiry of an open question."""
+        asked = [call for call in self.state.calls if call.phase == "asked"]
+        return min((at for call in asked for at in (call.expires_at, call.remind_at) if at is not None), default=None)
+
     def may_resolve(self, resolution: Resolution) -> str | None:
         """Why a resolution cannot be taken; None when it can."""
         state = self.state
-        if state.model == "held" and resolution.step == self._id(state.model_number):
-            return None if resolution.verdict in ("retry", "fail") else "A model call can only be retried or failed."
         call = self._by_id(resolution.step)
-        if call is None or call.phase not in ("held", "unknown"):
+        held_model = state.model == "held" and resolution.step == self._id(state.model_number)
+        if not held_model and (call is None or call.phase not in ("held", "unknown")):
             return f"Step {resolution.step} does not wait to be resolved."
-        if state.ending is not None and resolution.verdict == "retry":
-            return f"The run is ending: step {resolution.step} is not done any more."
+        question = self._model_question() if held_model or call is None else self._question(call)
+        if resolution.question not in (None, question):
+            return f"This answers an earlier question about step {resolution.step}; the one that waits is {question}."
+        if held_model:
+            return None if resolution.verdict in ("retry", "fail") else "A model call can only be retried or failed."
+        if state.ending is not None and resolution.verdict in ("retry", "fail"):
+            return f"The run is ending: say of step {resolution.step} that it happened, or skip it."
         if resolution.verdict == "supply" and resolution.output is None:
             return "To supply a result, give its output."
         return None
+
+    def call_of(self, approval: str) -> CallState | None:
+        """The call that an approval guards, while its turn lasts."""
+        return next((call for call in self.state.calls if self._approval(call) == approval), None)
 
     # ---- moving
 
@@ -346,13 +464,15 @@ class Machine:
             case ToolSettled():
                 commands = self._on_settled(event.number, event.outcome)
             case Asked():
-                commands = self._on_asked(event.numbers)
+                commands = self._on_asked(event)
             case Decided():
                 commands = self._on_decided(event)
+            case Escalated():
+                commands = self._on_escalated(event.number)
             case Refused():
                 commands = self._on_refused(event.numbers)
             case Resolved():
-                commands = self._on_resolved(event.resolution)
+                commands = self._on_resolved(event)
             case MessageQueued():
                 self.state.messages.append(event.ref)
                 return []  # never more: a driver that hands over takes the last messages in without looking
@@ -364,7 +484,7 @@ class Machine:
             case CancelRequested():
                 commands = self._end("cancelled", "cancelled", "The run was cancelled.")
             case TimePassed():
-                commands = []
+                commands = self._on_deadlines()
         return self._timed(commands)
 
     def broke(self, code: str, message: str) -> list[Command]:
@@ -418,7 +538,8 @@ class Machine:
                 return self._finish()
             if self.plan.on_step_failure == "hold":
                 state.model = "held"
-                return []
+                text = f"The model call failed: {reply.message}. Retry it, or fail the run."
+                return self._inquire(self._model_question(), "held_step", number, None, text)
             return self._end("failed", reply.code or "model_error", reply.message)
         answered, messages = state.model_sent
         del state.answered[:answered], state.messages[:messages]
@@ -473,21 +594,25 @@ class Machine:
                     "max_repeats", f"{call.tool!r} was called {state.repeats} times in a row with the same arguments."
                 )
         state.calls = []
+        commands: list[Command] = []
         requests: list[ApprovalRequest] = []
         for call in calls:
-            asks = call.gated and call.approved_in is None
+            refusal = state.refusals.get(call.digest)
+            asks = call.gated and call.approved_in is None and refusal is None
             question = self._number() if asks else None
             number = self._number()
-            state.calls.append(
-                CallState(number=number, call=call, phase="asking" if asks else "running", question=question)
-            )
+            phase: CallPhase = "asking" if asks else "running" if refusal is None else "settling"
+            begun = CallState(number=number, call=call, phase=phase, question=question)
+            state.calls.append(begun)
             if question is not None:
                 self._add(question, "approval", call.tool, "pending")
-                requests.append(
-                    ApprovalRequest(id=approval_id(self._id(number)), number=question, guards=number, call=call)
-                )
+                requests.append(ApprovalRequest(id=self._approval(begun), number=question, guards=number, call=call))
             self._add(number, "tool_call", call.tool, "pending" if asks else "claimed")
-        commands: list[Command] = [self._tool_command(call) for call in state.calls if call.phase == "running"]
+            if refusal is not None:
+                commands.append(
+                    SettleCall(number=number, call=call, status="rejected", output=refusal, by=None, comment=None)
+                )
+        commands += [self._tool_command(call) for call in state.calls if call.phase == "running"]
         if requests:
             commands.append(AskPeople(tuple(requests)))
         return commands
@@ -495,56 +620,159 @@ class Machine:
     def _tool_command(self, call: CallState) -> CallTool:
         approval = call.call.approved_in
         if approval is None and call.question is not None:
-            approval = approval_id(self._id(call.number))
+            approval = self._approval(call)
         return CallTool(
             number=call.number,
             call=call.call,
             approval=approval,
-            decision=call.decision,
-            decided_at=call.decided_at,
-            decided_via=call.decided_via,
+            ballots=call.ballots,
             permit=call.permit,
+            again=call.again,
         )
 
-    def _on_asked(self, numbers: tuple[int, ...]) -> list[Command]:
+    # ---- approvals
+
+    def _on_asked(self, event: Asked) -> list[Command]:
+        commands: list[Command] = []
         for call in self.state.calls:
-            if call.number in numbers and call.phase == "asking":
-                call.phase = "asked"
-        return self._withdraw() if self.state.ending is not None else []
+            if call.number not in event.numbers or call.phase != "asking":
+                continue
+            if call.number in event.released and self.state.ending is None and not self._time_is_up:
+                commands += self._release(call, f"released by {call.call.released_by}")
+            else:
+                commands += self._wait_for_people(call, event.at or self._now)
+        return commands + self._withdraw() if self.state.ending is not None else commands
+
+    def _wait_for_people(self, call: CallState, asked_at: datetime) -> list[Command]:
+        call.phase = "asked"
+        gate = call.call.gate
+        if gate is not None:
+            call.expires_at = asked_at + gate.expires_after if gate.expires_after else None
+            call.remind_at = asked_at + gate.remind_every if gate.remind_every else None
+        return self._tell_of(call, "requested")
+
+    def _release(self, call: CallState, note: str) -> list[Command]:
+        call.phase = "running"
+        if call.question is not None:
+            self._show(call.question, status="completed", note=note)
+        self._show(call.number, status="claimed")
+        return [self._tool_command(call)]
 
     def _on_decided(self, event: Decided) -> list[Command]:
-        call = next((c for c in self.state.calls if approval_id(self._id(c.number)) == event.approval), None)
+        call = self.call_of(event.approval)
         if call is None or call.phase != "asked" or call.question is None or self._time_is_up:
             return []
-        call.decision, call.decided_at, call.decided_via = event.decision, self._now, event.via
-        self._show(call.question, status="completed", note=f"{event.decision.verdict} by {event.decision.by}")
-        if event.decision.verdict == "approve":
-            call.phase = "running"
-            self._show(call.number, status="claimed")
-            return [self._tool_command(call)]
+        call.ballots = event.ballots
+        last = event.ballots[-1].decision
+        told = self._tell_of(call, "decided")
+        if last.verdict == "approve":
+            call.call = event.edited or call.call
+            people = ", ".join(ballot.decision.by for ballot in event.ballots)
+            return [*self._release(call, f"approve by {people}"), *told]
+        self._show(call.question, status="completed", note=f"{last.verdict} by {last.by}")
         call.phase = "refusing"
-        return [SettleApprovals((self._outcome(call, "rejected"),))]
+        if last.verdict == "answer":
+            return [SettleApprovals((self._outcome(call, "answered"),)), *told]
+        self._refuse_from_now_on(call, refusal_again(last.by, last.comment))
+        return [SettleApprovals((self._outcome(call, "rejected"),)), *told]
 
-    def _outcome(self, call: CallState, status: Literal["rejected", "withdrawn"]) -> ApprovalOutcome:
+    def _refuse_from_now_on(self, call: CallState, words: str) -> None:
+        if self.plan.revision < 1:
+            return
+        refusals = self.state.refusals
+        refusals[call.call.digest] = words
+        while len(refusals) > KEPT_REFUSALS:
+            del refusals[next(iter(refusals))]
+
+    def _on_deadlines(self) -> list[Command]:
+        """What is due of reminders and expiries; expiry comes first."""
+        commands: list[Command] = []
+        for call in self.state.calls:
+            if call.phase != "asked" or self.state.ending is not None:
+                continue
+            if call.expires_at is not None and call.expires_at <= self._now:
+                commands += self._expire(call)
+            elif call.remind_at is not None and call.remind_at <= self._now:
+                commands += self._remind(call)
+        return commands
+
+    def _remind(self, call: CallState) -> list[Command]:
+        gate = call.call.gate
+        every = gate.remind_every if gate else None
+        call.remind_at = self._now + every if every else None
+        return self._tell_of(call, "reminder")
+
+    def _expire(self, call: CallState) -> list[Command]:
+        gate = call.call.gate or Gate()
+        if gate.on_expiry == "escalate" and not call.escalated and gate.expires_after:
+            call.escalated = True
+            call.expires_at = self._now + gate.expires_after
+            return [Escalate(call.number, self._approval(call), gate.escalate_to, call.expires_at)]
+        outcome = gate.on_escalation_expiry if call.escalated else gate.on_expiry
+        call.expires_at = call.remind_at = None
+        call.expired = True
+        told = self._tell_of(call, "expired")
+        if outcome == "fail":
+            message = f"Nobody decided on {call.call.tool} in time."
+            return [*told, *self._end("failed", "approval_expired", message)]
+        call.phase = "refusing"
+        if call.question is not None:
+            self._show(call.question, status="completed", note="expired")
+        self._refuse_from_now_on(call, EXPIRED_AGAIN)
+        return [*told, SettleApprovals((self._outcome(call, "expired"),))]
+
+    def _on_escalated(self, number: int) -> list[Command]:
+        call = next((c for c in self.state.calls if c.number == number), None)
+        return self._tell_of(call, "escalated") if call is not None and call.phase == "asked" else []
+
+    def _ask_again(self, call: CallState, why: str) -> list[Command]:
+        """The worker that performs did not accept the decision; nothing was begun."""
+        if call.again is not None:
+            call.again, call.phase, call.message = None, "held", why
+            return self._finish() if self.state.ending is not None else self._inquire_about(call)
+        call.phase = "asked"
+        call.ballots = ()
+        if call.question is not None:
+            self._show(call.question, status="pending", note=why)
+        self._show(call.number, status="pending", note=why)
+        again = AskAgain(self._approval(call), why)
+        return [again, *self._withdraw()] if self.state.ending is not None else [again]
+
+    def _outcome(
+        self, call: CallState, status: Literal["rejected", "answered", "expired", "withdrawn"]
+    ) -> ApprovalOutcome:
         return ApprovalOutcome(
-            id=approval_id(self._id(call.number)),
+            id=self._approval(call),
             number=call.question or 0,
             guards=call.number,
             call=call.call,
             status=status,
-            by=call.decision.by if call.decision else None,
-            via=call.decided_via,
-            comment=call.decision.comment if call.decision else None,
+            ballot=call.ballots[-1] if call.ballots and status in ("rejected", "answered") else None,
             at=self._now,
         )
+
+    def _approval(self, call: CallState) -> str:
+        return approval_id(self._id(call.number))
+
+    def _tell_of(self, call: CallState, event: NoticeEvent) -> list[Command]:
+        call.told += 1
+        return self._tell(event, self._approval(call), call.told)
+
+    def _tell(self, event: NoticeEvent, subject: str, occurrence: int = 0) -> list[Command]:
+        return [Tell(event, subject, occurrence)] if self.plan.notifies else []
+
+    # ---- what became of a call
 
     def _on_refused(self, numbers: tuple[int, ...]) -> list[Command]:
         for call in self.state.calls:
             if call.number in numbers and call.phase == "refusing":
-                rejected = call.decision is not None
+                said = call.ballots[-1].decision.verdict if call.ballots else None
                 call.phase = "settled"
-                self._show(call.number, status="rejected" if rejected else "cancelled")
-                if rejected:
+                self._show(
+                    call.number,
+                    status="skipped" if said == "answer" else "rejected" if said == "reject" else "cancelled",
+                )
+                if said is not None or call.expired:
                     self._advance(call)
         return self._after_call()
 
@@ -552,15 +780,17 @@ class Machine:
         call = next((c for c in self.state.calls if c.number == number), None)
         if call is None or call.phase not in ("running", "settling"):
             return []
+        if outcome.status == "refused":
+            return self._ask_again(call, outcome.message or "The decision was not accepted.")
         call.message = outcome.message
         self._show(number, status=outcome.status, note=outcome.message)
         if outcome.status == "unknown":
             call.phase = "unknown"
-            return self._finish() if self.state.ending is not None else []
+            return self._finish() if self.state.ending is not None else self._inquire_about(call)
         if outcome.status == "failed" and not outcome.told and self.state.ending is None:
             if self.plan.on_step_failure == "hold":
                 call.phase = "held"
-                return []
+                return self._inquire_about(call)
             if self.plan.on_step_failure == "fail":
                 call.phase = "settled"
                 return self._end("failed", outcome.code or "tool_failed", f"{call.call.tool}: {outcome.message}")
@@ -585,34 +815,66 @@ class Machine:
         state.calls = []
         return self._next_turn()
 
-    def _on_resolved(self, resolution: Resolution) -> list[Command]:
+    def _inquire_about(self, call: CallState) -> list[Command]:
+        kind: Literal["unknown_outcome", "held_step"] = "unknown_outcome" if call.phase == "unknown" else "held_step"
+        return self._inquire(self._question(call), kind, call.number, call.call, _in_words(call))
+
+    def _inquire(
+        self,
+        question: str,
+        kind: Literal["unknown_outcome", "held_step"],
+        number: int,
+        call: Call | None,
+        text: str,
+    ) -> list[Command]:
+        if self.plan.revision < 1:
+            return []
+        return [
+            Inquire(question=question, kind=kind, number=number, call=call, text=text),
+            *self._tell(kind, question),
+        ]
+
+    def _question(self, call: CallState) -> str:
+        """One for each time that it has to be asked, so that an answer never meets a later question."""
+        return approval_id(f"{self._id(call.number)}#{call.phase}{call.permit}")
+
+    def _model_question(self) -> str:
+        return approval_id(f"{self._id(self.state.model_number)}#held{self.state.model_permit}")
+
+    def _on_resolved(self, event: Resolved) -> list[Command]:
+        resolution = event.resolution
         if self.may_resolve(resolution) is not None or self._time_is_up:
             return []
-        if resolution.verdict == "fail":
-            return self._end("failed", "failed_by_person", f"{resolution.by}: {resolution.comment or 'failed by hand'}")
         call = self._by_id(resolution.step)
+        question = self._question(call) if call is not None else self._model_question()
+        settled: list[Command] = (
+            [SettleInquiry(question, resolution, event.via, event.key)] if self.plan.revision >= 1 else []
+        )
+        if resolution.verdict == "fail":
+            words = f"{resolution.by}: {resolution.comment or 'failed by hand'}"
+            return [*settled, *self._end("failed", "failed_by_person", words)]
         if call is None:
             self.state.model = "running"
             self.state.model_permit += 1
             self._show(self.state.model_number, status="claimed")
-            return [self._model_command()]
+            return [*settled, self._model_command()]
         if resolution.verdict == "retry":
             call.phase = "running"
             call.permit += 1
+            call.again = resolution.model_copy(update={"question": question, "comment": None})
             self._show(call.number, status="claimed")
-            return [self._tool_command(call)]
+            return [*settled, self._tool_command(call)]
         call.phase = "settling"
         skipped = resolution.verdict == "skip"
-        return [
-            SettleCall(
-                number=call.number,
-                call=call.call,
-                status="skipped" if skipped else "completed",
-                output=resolution.output or "",
-                by=resolution.by,
-                comment=resolution.comment,
-            )
-        ]
+        settle = SettleCall(
+            number=call.number,
+            call=call.call,
+            status="skipped" if skipped else "completed",
+            output=resolution.output or "",
+            by=resolution.by,
+            comment=resolution.comment,
+        )
+        return [*settled, settle]
 
     # ---- the end
 
@@ -650,9 +912,11 @@ class Machine:
         asked = [call for call in self.state.calls if call.phase == "asked"]
         for call in asked:
             call.phase = "refusing"
+            call.expires_at = call.remind_at = None
             if call.question is not None:
-                self._show(call.question, status="cancelled", note="withdrawn")
-        return [SettleApprovals(tuple(self._outcome(call, "withdrawn") for call in asked))] if asked else []
+                self._show(call.question, status="cancelled", note="expired" if call.expired else "withdrawn")
+        outcomes = tuple(self._outcome(call, "expired" if call.expired else "withdrawn") for call in asked)
+        return [SettleApprovals(outcomes)] if asked else []
 
     def _finish(self) -> list[Command]:
         """Close as soon as nothing is in flight; unless a message came in before a completed run's end."""
@@ -723,6 +987,7 @@ class Machine:
             yield Waiting(
                 kind="held_step",
                 id=self._id(state.model_number),
+                question=self._model_question(),
                 text="The model call failed; retry it or fail the run.",
             )
         for call in state.calls:
@@ -731,23 +996,18 @@ class Machine:
                 case "asked":
                     yield Waiting(
                         kind="approval",
-                        id=approval_id(self._id(call.number)),
+                        id=self._approval(call),
+                        question=self._approval(call),
                         tool=tool,
                         text=f"Approve or reject {tool}.",
                     )
-                case "unknown":
+                case "unknown" | "held":
                     yield Waiting(
-                        kind="unknown_outcome",
+                        kind="unknown_outcome" if call.phase == "unknown" else "held_step",
                         id=self._id(call.number),
+                        question=self._question(call),
                         tool=tool,
-                        text=f"Nobody knows whether {tool} was done: find out, then retry, supply, skip or fail it.",
-                    )
-                case "held":
-                    yield Waiting(
-                        kind="held_step",
-                        id=self._id(call.number),
-                        tool=tool,
-                        text=f"{tool} failed: {call.message}. Retry, supply, skip or fail it.",
+                        text=_in_words(call),
                     )
                 case _:
                     pass
@@ -769,3 +1029,19 @@ class Machine:
             if step.id == wanted:
                 self.state.steps[index] = step.model_copy(update={"status": status, "note": note or step.note})
                 return
+
+
+def refusal_again(by: str, comment: str | None) -> str:
+    """What the model is told when it asks again for what a person refused."""
+    because = f" The reason given was: {shorten(comment, 500)}." if comment else ""
+    return (
+        f"Not done: {by} has already rejected exactly this call in this run.{because} Nobody was asked again. "
+        "Do not make the call again; go on without it, or say what you could not do."
+    )
+
+
+def _in_words(call: CallState) -> str:
+    tool = call.call.tool
+    if call.phase == "unknown":
+        return f"Nobody knows whether {tool} was done: find out, then retry, supply, skip or fail it."
+    return f"{tool} failed: {call.message}. Retry, supply, skip or fail it."

@@ -16,7 +16,7 @@ from rich.text import Text
 from horarium.cli import words
 from horarium.contract import RunStatus, Waiting
 from horarium.ids import step_id
-from horarium.ledger.approvals import ApprovalRecord, Approvals
+from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Journal, StepRecord
 from horarium.ledger.runs import RunRecord
@@ -191,51 +191,93 @@ def step_json(step: StepRecord) -> dict[str, Any]:
     }
 
 
-def approval_json(approval: ApprovalRecord) -> dict[str, Any]:
-    """An approval, with the keys of the contract's `Approval`, and the exact `arguments` instead of a preview."""
+def approval_json(approval: ApprovalRecord, votes: Sequence[VoteRecord] = ()) -> dict[str, Any]:
+    """A question of the inbox, with the keys of the contract's `Approval`, and the exact `arguments`."""
     return {
         "id": approval.id,
+        "kind": approval.kind,
         "run": approval.run_id,
+        "agent": approval.agent,
+        "tenant": approval.tenant,
         "step": step_id(approval.run_id, approval.guards),
         "tool": approval.tool,
         "effect": approval.effect,
         "digest": approval.digest,
         "arguments": _parsed(approval.arguments),
+        "text": approval.text,
+        "rule": approval.rule,
+        "approvers": approval.approvers,
+        "required": approval.required,
+        "requested_by": approval.requested_by,
         "status": approval.status,
         "requested_at": moment(approval.requested_at),
+        "expires_at": moment(approval.expires_at),
+        "escalated_at": moment(approval.escalated_at),
         "decided_at": moment(approval.decided_at),
         "decided_by": approval.decided_by,
         "decided_via": approval.decided_via,
+        "decided_digest": approval.decided_digest,
+        "verdict": approval.verdict,
         "comment": approval.comment,
+        "votes": [vote_json(vote) for vote in votes],
     }
 
 
-def approval_lines(approval: ApprovalRecord) -> Iterator[Text]:
-    """An approval for a person to judge: everything, exactly."""
-    yield Text(f"Approval {approval.id}", style="bold")
+def vote_json(vote: VoteRecord) -> dict[str, Any]:
+    """One person's word."""
+    return {
+        "by": vote.by,
+        "verdict": vote.verdict,
+        "digest": vote.digest,
+        "at": moment(vote.at),
+        "via": vote.via,
+        "key": vote.key,
+        "identity": "proven" if vote.key else "claimed",
+        "comment": vote.comment,
+    }
+
+
+TITLES = {"approval": "Approval", "unknown_outcome": "Unknown outcome", "held_step": "Held step"}
+
+
+def approval_lines(approval: ApprovalRecord, votes: Sequence[VoteRecord] = ()) -> Iterator[Text]:
+    """A question for a person to judge: everything, exactly."""
+    yield Text(f"{TITLES[approval.kind]} {approval.id}", style="bold")
+    if approval.text:
+        yield Text(f"  {words.one_line(approval.text)}")
     for name, value in _approval_header(approval):
         yield Text(f"  {name:<10}{value}")
+    for vote in votes:
+        said = f"{vote.verdict} by {words.one_line(vote.by)} ({'proven' if vote.key else 'claimed'}, {vote.via})"
+        because = f": {words.one_line(vote.comment)}" if vote.comment else ""
+        yield Text(f"  {'vote':<10}{words.when(vote.at)} {said}{because}")
     yield Text("  arguments")
     for line in words.exact_json(approval.arguments).splitlines():
         yield Text(f"    {line}")
 
 
-def _approval_header(approval: ApprovalRecord) -> Sequence[tuple[str, str]]:
-    decided = []
+def _approval_header(approval: ApprovalRecord) -> Iterator[tuple[str, str]]:
+    yield "status", approval.status
+    yield "tool", f"{approval.tool} ({approval.effect})"
+    yield "run", f"{approval.run_id}, step {approval.guards}, of {approval.agent}"
+    started = f", in a run that {words.one_line(approval.requested_by)} started" if approval.requested_by else ""
+    yield "asked", f"{words.when(approval.requested_at)}{started}"
+    if approval.expires_at is not None and approval.status == "pending":
+        yield "until", words.when(approval.expires_at)
+    if approval.kind == "approval":
+        people = ", ".join(words.one_line(person) for person in approval.approvers) or "anybody"
+        wanted = f"{approval.required} of {people}" if approval.required > 1 else people
+        yield "who", wanted + (", since it was escalated" if approval.escalated_at else "")
     if approval.decided_at is not None:
         by = f" by {words.one_line(approval.decided_by)}" if approval.decided_by else ""
         via = f", by way of {approval.decided_via}" if approval.decided_via else ""
-        decided.append(("decided", f"{words.when(approval.decided_at)}{by}{via}"))
+        yield "decided", f"{words.when(approval.decided_at)}{by}{via}"
+    if approval.decided_digest and approval.decided_digest != approval.digest:
+        yield "edited", f"released with other arguments: {approval.decided_digest}"
     if approval.comment:
-        decided.append(("comment", words.one_line(approval.comment)))
-    return (
-        ("status", approval.status),
-        ("tool", f"{approval.tool} ({approval.effect})"),
-        ("run", f"{approval.run_id}, step {approval.guards}"),
-        ("asked", words.when(approval.requested_at)),
-        *decided,
-        ("digest", approval.digest),
-    )
+        yield "comment", words.one_line(approval.comment)
+    if approval.digest:
+        yield "digest", approval.digest
 
 
 def moment(value: datetime | None) -> str | None:

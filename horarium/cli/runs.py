@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from horarium.cli import evidence, talk, words
+from horarium.cli.approvals import answered, check_verdict
 from horarium.cli.follow import asking
 from horarium.cli.reach import find_run, glance, opened_client, opened_ledger, run_id
 from horarium.cli.start import JsonOption, run, to_the_end
@@ -262,12 +263,7 @@ def resolve(
       horarium runs resolve run_01JD8 7 retry --by ana
       horarium runs resolve run_01JD8 7 supply --output "Ticket 4711" --by ana
     """
-    if verdict not in VERDICTS:
-        raise typer.BadParameter(
-            f"must be one of {', '.join(VERDICTS)}{near_miss(verdict, VERDICTS)}", param_hint="VERDICT"
-        )
-    if (output is not None) != (verdict == "supply"):
-        raise typer.BadParameter("goes with the verdict supply, and supply needs it", param_hint="--output")
+    check_verdict(verdict, output)
     result = sys.stdin.read() if output == "-" else output
     talk.perform(_resolve(run, step, verdict, by, result, comment, as_json=as_json))
 
@@ -279,11 +275,8 @@ async def _resolve(
         run = client.run(await run_id(ledger, said))
         before = await run.status()
         waiting = _step_that_waits(run.id, step, before.waiting_for)
-        await run.resolve(waiting.id, verdict, by=by, output=output, comment=comment)
-        after = await run.status()
-    refused = after.refused_signals[-1] if after.refused_signals != before.refused_signals else ""
-    if refused.startswith("resolve:"):
-        raise Conflict(f"Not accepted: {refused.partition(': ')[2]}", hint=f"Look again: horarium runs show {run.id}")
+        settling = run.resolve(waiting.id, verdict, by=by, output=output, comment=comment, question=waiting.question)
+        await answered(settling, waiting.question or waiting.id)
     done = {"run": run.id, "step": waiting.id, "verdict": verdict, "by": by}
     return _told(done, f"Step {waiting.id}: {verdict}, by {by}.", f"horarium runs watch {run.id}", as_json)
 

@@ -31,6 +31,7 @@ from horarium.settings import Settings
 
 LOCK_PATIENCE = 15.0  # seconds, for another process that writes
 _MIGRATION_LOCK = 7_206_017  # any number, the same in every process of ours
+_LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 
 
 class Prepared:
@@ -72,6 +73,10 @@ class Statements(Protocol):
 
     async def scalars(self, statement: Executable) -> Any:
         """The first column of each row."""
+        ...
+
+    async def lock(self, number: int) -> None:
+        """Within a transaction that writes: wait for whoever holds the lock of this number, and hold it to the end."""
         ...
 
 
@@ -162,6 +167,9 @@ class _OnThisThread:
 
     async def scalars(self, statement: Executable) -> Any:
         return self.connection.scalars(statement)
+
+    async def lock(self, number: int) -> None:
+        """Nothing to do: a transaction that writes is the only one."""
 
     def control(self, sql: str) -> None:
         """BEGIN, COMMIT and their like."""
@@ -269,6 +277,9 @@ class _OverTheWire:
         result = await self._connection.execute(prepared.statement, values)
         return [tuple(row) for row in result] if result.returns_rows else []
 
+    async def lock(self, number: int) -> None:
+        await self._connection.execute(_LOCK, {"lock": number})
+
 
 class _Postgres:
     def __init__(self, url: str) -> None:
@@ -286,7 +297,7 @@ class _Postgres:
 
     async def migrate(self) -> None:
         async with self._engine.begin() as connection:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+            await connection.execute(_LOCK, {"lock": _MIGRATION_LOCK})
             await connection.run_sync(_upgrade)
 
     async def close(self) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 import structlog
-from sqlalchemy import bindparam, func, insert, literal, literal_column, null, select, update
+from sqlalchemy import bindparam, func, insert, literal_column, null, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -24,8 +24,11 @@ from horarium.content import INLINE_BYTES, Cleaned, clean, cut, digest_text
 from horarium.contract import StepKind, StepStatus, Usage
 from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes
 from horarium.ids import split_step_id
+from horarium.ledger.approvals import approval_row, record_votes
 from horarium.ledger.database import Ledger, Prepared, Statements, is_unreachable
-from horarium.ledger.schema import Instant, approvals, messages, steps
+from horarium.ledger.schema import approvals, edits, messages, steps
+from horarium.people import is_among
+from horarium.protocol import Ballot
 from horarium.tools import Effect
 
 SETTLED: tuple[StepStatus, ...] = ("completed", "failed", "rejected", "skipped", "cancelled")
@@ -60,6 +63,7 @@ class StepRecord:
     failures: int
     permit: int
     token: str | None
+    note: str | None
     partial: str | None
     model: str | None
     input_tokens: int
@@ -83,6 +87,7 @@ class StepClaim:
     input_digest: str | None = None
     arguments: str | None = None
     permit: int = 0
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +113,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRecorded:
-    """The decision that released a call, written down in the transaction that claims the call."""
+    """What releases a call, written down in the transaction that claims the call."""
 
     id: str
     digest: str
     step: int
-    by: str
-    via: str
-    at: datetime
-    comment: str | None
-    stands: bool = False  # decided in the run that this one resumes; only looked up
+    ballots: tuple[Ballot, ...] = ()
+    stands: bool = False  # released before: in the run that this one resumes, by a grant, or by the plan
 
 
 class _Settlement(NamedTuple):
@@ -168,7 +170,19 @@ _APPEND = Prepared(insert(messages).values({name: bindparam(name) for name in _A
 
 
 def _fresh_claim(insert_into: Any) -> Prepared:
-    names = ("run_id", "number", "kind", "name", "effect", "key", "call_id", "input_digest", "arguments", "permit")
+    names = (
+        "run_id",
+        "number",
+        "kind",
+        "name",
+        "effect",
+        "key",
+        "call_id",
+        "input_digest",
+        "arguments",
+        "permit",
+        "note",
+    )
     given: dict[str, Any] = {name: bindparam(name) for name in (*names, "token", "claimed_at")}
     zeros: dict[str, Any] = dict.fromkeys(
         ("failures", "input_tokens", "output_tokens", "cost_micro_usd"), literal_column("0")
@@ -226,6 +240,7 @@ class Journal:
                     input_digest=claim.input_digest,
                     arguments=claim.arguments,
                     permit=claim.permit,
+                    note=claim.note,
                     token=token,
                     claimed_at=now,
                 )
@@ -538,36 +553,63 @@ class Journal:
         }
 
     async def _record(self, connection: Statements, claim: StepClaim, approval: ApprovalRecorded) -> None:
-        """Write a decision down; refuse when the ledger has another one, or other arguments."""
-        released = [approvals.c.id == approval.id, approvals.c.digest == approval.digest]
-        if approval.stands:
-            found = await connection.scalar(select(approvals.c.id).where(*released, approvals.c.status == "approved"))
+        """Write a decision down; refuse when the ledger has another one, other arguments, or asked for more people."""
+        row = await approval_row(connection, approval.id)
+        released = row is not None and row["status"] == "approved" and row["decided_digest"] == approval.digest
+        if released:
+            return
+        refusal = None
+        if row is None or approval.stands or row["run_id"] != claim.run_id or row["guards"] != claim.number:
+            refusal = f"Approval {approval.id} does not release step {claim.run_id}/{claim.number:04d}."
+        elif row["status"] != "pending":
+            refusal = f"Approval {approval.id} is {row['status']}."
         else:
-            done = await connection.execute(
-                update(approvals)
-                .where(
-                    *released,
-                    approvals.c.run_id == claim.run_id,
-                    approvals.c.guards == claim.number,
-                    approvals.c.status.in_(("pending", "approved")),
-                )
-                .values(
-                    status="approved",
-                    decided_at=func.coalesce(approvals.c.decided_at, literal(approval.at, Instant)),
-                    decided_by=func.coalesce(approvals.c.decided_by, approval.by),
-                    decided_via=func.coalesce(approvals.c.decided_via, approval.via),
-                    comment=func.coalesce(approvals.c.comment, approval.comment),
-                )
+            refusal = await self._not_enough(connection, row, approval)
+        if refusal is not None:
+            raise NotApproved(refusal)
+        last = approval.ballots[-1]
+        by = ", ".join(ballot.decision.by for ballot in approval.ballots)
+        await connection.execute(
+            update(approvals)
+            .where(approvals.c.id == approval.id)
+            .values(
+                status="approved",
+                decided_at=last.at,
+                decided_by=by,
+                decided_via=last.via,
+                decided_digest=approval.digest,
+                verdict="approve",
+                comment=last.decision.comment,
             )
-            found = approval.id if done.rowcount == 1 else None
-        if found is None:
-            raise NotApproved(f"Approval {approval.id} does not release step {claim.run_id}/{claim.number:04d}.")
-        if not approval.stands:
-            await connection.execute(
-                update(steps)
-                .where(steps.c.run_id == claim.run_id, steps.c.number == approval.step, steps.c.status == "pending")
-                .values(status="completed", by=approval.by, output="approved", settled_at=approval.at)
+        )
+        await record_votes(connection, approval.id, approval.ballots, approval.digest, decides=True)
+        await connection.execute(
+            update(steps)
+            .where(steps.c.run_id == claim.run_id, steps.c.number == approval.step, steps.c.status == "pending")
+            .values(status="completed", by=by, output="approved", settled_at=last.at)
+        )
+
+    async def _not_enough(
+        self, connection: Statements, row: Mapping[str, Any], approval: ApprovalRecorded
+    ) -> str | None:
+        """The plan once more, where the effect is: the workflow's word alone releases nothing."""
+        people: list[str] = []
+        for ballot in approval.ballots:
+            said = ballot.decision
+            if said.verdict == "approve" and said.approval == approval.id and not is_among(said.by, people):
+                people.append(said.by)
+        if len(people) < row["required"]:
+            return f"Approval {approval.id} needs {row['required']} people; {len(people)} approved."
+        others = [person for person in people if row["approvers"] and not is_among(person, row["approvers"])]
+        if others:
+            return f"{others[0]} may not decide on approval {approval.id}."
+        if approval.digest != row["digest"]:
+            known = await connection.scalar(
+                select(edits.c.by).where(edits.c.approval_id == approval.id, edits.c.digest == approval.digest)
             )
+            if known is None:
+                return f"Approval {approval.id} was given for other arguments."
+        return None
 
 
 async def _persistently(store: Callable[[], Awaitable[StepRecord]]) -> StepRecord:

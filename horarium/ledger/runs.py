@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from horarium.contract import RunRequest, Status, Usage
 from horarium.errors import Conflict, RunExists, RunNotFound
 from horarium.ids import thread_id_for_run
+from horarium.ledger.approvals import withdraw_open
 from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.journal import Answered, append_messages, leave_nothing_claimed
 from horarium.ledger.schema import Instant, messages, runs
@@ -149,11 +150,13 @@ class Runs:
                 )
             )
             await leave_nothing_claimed(connection, run_id, now)
+            await withdraw_open(connection, run_id, now)
             await release(connection, run_id)
 
     async def close_gone(self, run_id: str) -> None:
         """Write down that a run was ended from outside and could not say so itself; its thread is free again."""
         async with self._ledger.write() as connection:
+            now = datetime.now(UTC)
             await connection.execute(
                 update(runs)
                 .where(runs.c.id == run_id, runs.c.closed_at.is_(None))
@@ -161,10 +164,11 @@ class Runs:
                     status="failed",
                     reason="terminated",
                     message="The run was ended from outside, in Temporal.",
-                    closed_at=datetime.now(UTC),
+                    closed_at=now,
                 )
             )
-            await leave_nothing_claimed(connection, run_id, datetime.now(UTC))
+            await leave_nothing_claimed(connection, run_id, now)
+            await withdraw_open(connection, run_id, now)
             await release(connection, run_id)
 
     async def mark(self, run_id: str, status: Status) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.errors import Conflict, ThreadBusy, ThreadNotFound
 from horarium.ledger.database import Ledger, Prepared, Statements
-from horarium.ledger.schema import approvals, memories, messages, runs, steps, threads
+from horarium.ledger.schema import approvals, edits, memories, messages, runs, steps, threads, votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class ThreadMessage:
     author: str | None
     created_at: datetime
     output: str | None
+    note: str | None
     call_id: str | None
     step_status: str | None
 
@@ -39,6 +40,7 @@ _READ = Prepared(
         messages.c.author,
         messages.c.created_at,
         steps.c.output,
+        steps.c.note,
         func.coalesce(steps.c.call_id, messages.c.call_id).label("call_id"),
         steps.c.status,
     )
@@ -151,11 +153,16 @@ class Threads:
                 update(steps)
                 .where(steps.c.run_id.in_(own))
                 # Without its token an attempt that still runs somewhere cannot bring content back.
-                .values(arguments=None, output=None, output_blob=None, message=None, partial=None, token=None)
+                .values(
+                    arguments=None, output=None, output_blob=None, message=None, note=None, partial=None, token=None
+                )
             )
             await connection.execute(
-                update(approvals).where(approvals.c.run_id.in_(own)).values(arguments="", comment=None)
+                update(approvals).where(approvals.c.run_id.in_(own)).values(arguments="", text=None, comment=None)
             )
+            asked = select(approvals.c.id).where(approvals.c.run_id.in_(own))
+            await connection.execute(delete(edits).where(edits.c.approval_id.in_(asked)))
+            await connection.execute(update(votes).where(votes.c.approval_id.in_(asked)).values(comment=None))
             await connection.execute(delete(memories).where(memories.c.run_id.in_(own)))
             await connection.execute(update(runs).where(runs.c.thread_id == thread).values(message=None, metadata={}))
             await connection.execute(update(threads).where(threads.c.id == thread).values(deleted_at=datetime.now(UTC)))

@@ -18,7 +18,7 @@ from horarium.contract import RunRequest, Usage
 from horarium.definitions import Agent
 from horarium.ids import approval_id, step_id
 from horarium.ledger.agents import Agents
-from horarium.ledger.approvals import Approvals
+from horarium.ledger.approvals import Approvals, Asking
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Answered, Held, Journal, StepClaim
 from horarium.ledger.runs import Runs
@@ -108,7 +108,9 @@ async def _a_run_that_waits(ledger: Ledger) -> None:
     await _opened(ledger, WAITS)
     call = Call(id="c1", tool="pay", digest=DIGEST, key="k", source=step_id(WAITS, 1), effect=Effect.EXTERNAL)
     request = ApprovalRequest(id=APPROVAL, number=2, guards=3, call=call)
-    await Approvals(ledger).ask(WAITS, [(request, canonical(ARGUMENTS))], datetime.now(UTC))
+    await Approvals(ledger).ask(
+        WAITS, "default", "clerk", [Asking(request=request, arguments=canonical(ARGUMENTS))], datetime.now(UTC)
+    )
     await Runs(ledger).mark(WAITS, "requires_action")
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from horarium.cli import words
+from horarium.contract import Decision
 from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
-from horarium.protocol import ApprovalOutcome, Call
+from horarium.protocol import ApprovalOutcome, Ballot, Call
 from horarium.settings import Settings
 from horarium.tools import Effect
 from tests.cli.conftest import APPROVAL, ARGUMENTS, DIGEST, WAITS, Horarium
@@ -24,8 +25,10 @@ pytestmark = pytest.mark.usefixtures("filled")
 def rejected(filled: Path) -> None:
     """Bob has rejected it."""
     call = Call(id="c1", tool="pay", digest=DIGEST, key="k", source=f"{WAITS}/0001", effect=Effect.EXTERNAL)
+    decision = Decision(approval=APPROVAL, digest=DIGEST, by="bob", verdict="reject")
+    ballot = Ballot(decision=decision, at=datetime.now(UTC), via="update")
     outcome = ApprovalOutcome(
-        id=APPROVAL, number=2, guards=3, call=call, status="rejected", by="bob", via="update", at=datetime.now(UTC)
+        id=APPROVAL, number=2, guards=3, call=call, status="rejected", ballot=ballot, at=datetime.now(UTC)
     )
 
     async def settle() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 from horarium.contract import RunRequest
 from horarium.ids import new_run_id, new_thread_id
+from horarium.ledger.approvals import Approvals, Asking
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Held, Journal, StepClaim
 from horarium.ledger.runs import Runs
+from horarium.protocol import ApprovalRequest
 from horarium.tools import Effect
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -46,3 +48,8 @@ async def held(journal: Journal, claim: StepClaim, **more: Any) -> Held:
 def again(claim: StepClaim, permit: int) -> StepClaim:
     """The same step, with a person's word that it is to be done (again)."""
     return replace(claim, permit=permit)
+
+
+async def ask(ledger: Ledger, run: str, request: ApprovalRequest, arguments: str) -> None:
+    """A question to people, as the engine writes it down."""
+    await Approvals(ledger).ask(run, "default", "clerk", [Asking(request=request, arguments=arguments)], NOON)

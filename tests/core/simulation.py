@@ -17,10 +17,10 @@ from horarium.contract import Approval, Decision, Resolution, Usage
 from horarium.definitions import Limits
 from horarium.errors import HorariumError
 from horarium.ids import approval_id, step_id
-from horarium.protocol import Call, ModelReply, RunPlan, ToolOutcome
+from horarium.protocol import Call, Gate, ModelReply, RunPlan, ToolOutcome
 from horarium.tools import Effect
 from workflows import machine as m
-from workflows.desk import ApprovalDesk
+from workflows.desk import ApprovalDesk, Question
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RUN = "run_1"
@@ -67,12 +67,32 @@ def make_plan(dice: Dice) -> RunPlan:
         answered=tuple(f"run_0/{n:04d}" for n in range(2, 2 + dice(3))) if pending else (),
         messages=("run_1/input",) if pending and dice(2) else (),
         procedure_done=dice(len(procedure) + 1),
+        revision=dice(2),
+        notifies=dice(2) == 0,
+    )
+
+
+def make_gate(dice: Dice) -> Gate | None:
+    """Any rule that a valid plan can come to."""
+    if dice(2):
+        return None
+    expires = timedelta(seconds=5 + dice(200)) if dice(2) else None
+    return Gate(
+        rule="approvals.0",
+        required=1 + dice(2),
+        approvers=("ann", "bob") if dice(2) else (),
+        expires_after=expires,
+        on_expiry=("reject", "fail", "escalate")[dice(3)] if expires else None,
+        escalate_to=("cem",),
+        on_escalation_expiry=("reject", "fail")[dice(2)],
+        remind_every=timedelta(seconds=1 + dice(60)) if dice(2) else None,
     )
 
 
 def make_call(dice: Dice, id: str, source: str, tool: str | None = None) -> Call:
     """A call of one of a few tools with one of a few arguments, so that calls repeat."""
     name = tool or TOOLS[dice(len(TOOLS))]
+    gated = name in GATED
     return Call(
         id=id,
         tool=name,
@@ -80,7 +100,9 @@ def make_call(dice: Dice, id: str, source: str, tool: str | None = None) -> Call
         key=f"horarium/run_1/{id}",
         source=source,
         effect=Effect.EXTERNAL if name in GATED else Effect.READ,
-        gated=name in GATED,
+        gated=gated,
+        gate=make_gate(dice) if gated else None,
+        released_by="gra_1" if gated and dice(8) == 0 else None,
     )
 
 
@@ -113,7 +135,12 @@ class Books:
     unread: list[str] = field(default_factory=list)
     asked_of_model: m.CallModel | None = None
     asked_of_people: set[str] = field(default_factory=set)
-    counted: dict[str, Decision] = field(default_factory=dict)
+    counted: dict[str, tuple[Decision, ...]] = field(default_factory=dict)
+    released: set[str] = field(default_factory=set)
+    expired: set[str] = field(default_factory=set)
+    questions: dict[str, bool] = field(default_factory=dict)
+    told: set[tuple[str, str, int]] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     withdrawn: set[str] = field(default_factory=set)
     usage: Usage = field(default_factory=Usage)
     turns: int = 0
@@ -156,6 +183,7 @@ class Simulation:
         self._check(None, commands, ended_before=False)
         handled = 0
         while True:
+            commands = [command for command in commands if not self._begin_aside(command)]
             if not self.tasks and not self.events and self.machine.may_hand_over and self.dice(4) == 0:
                 commands = self._hand_over(commands)
             for command in commands:
@@ -166,7 +194,7 @@ class Simulation:
             handled += 1
             self.fair = handled > self.patience
             assert handled < self.patience + FAIR_EVENTS, "the run does not end"
-            commands = self._handle(self.events.popleft())
+            commands = self._handle(m.next_event(self.events))
             if not self.machine.closed and self.dice(400) == 0:
                 return self._break()
 
@@ -189,7 +217,8 @@ class Simulation:
             assert self._handle(self._message()) == [], "the driver would drop what follows from a message here"
         state = self.machine.state.model_dump(mode="json")
         plan = RunPlan.model_validate(self.plan.model_dump(mode="json"))
-        self.desk = ApprovalDesk([Approval.model_validate(a.model_dump(mode="json")) for a in self.desk.carried()])
+        carried = [question.model_dump(mode="json", exclude_defaults=True) for question in self.desk.carried(keep=500)]
+        self.desk = ApprovalDesk([Question.model_validate(item) for item in carried])
         self.machine = m.Machine(plan, m.MachineState.model_validate(state))
         again = self.machine.resume(self.now)
         self.log.append(("handed over", again))
@@ -211,12 +240,48 @@ class Simulation:
                     if outcome.status == "withdrawn":
                         self.desk.withdraw(outcome.id, outcome.at)
                         self.books.withdrawn.add(outcome.id)
+                    if outcome.status == "expired":
+                        self._expire(outcome)
             case m.StopSteps():
                 for number in command.numbers:
                     if number in self.tasks:
                         self.tasks[number].stopped = True
             case m.Close():
                 self.books.closes.append(command)
+
+    def _begin_aside(self, command: m.Command) -> bool:
+        """What a hand-over would not command again begins before it."""
+        match command:
+            case m.AskAgain(approval=approval):
+                self.desk.reopen(approval)
+                del self.books.counted[approval]
+            case m.Escalate():
+                self._spawn(-command.number, command)
+            case m.Tell(event=event, subject=subject, occurrence=occurrence):
+                assert self.plan.notifies
+                assert (event, subject, occurrence) not in self.books.told, "each notice is sent once"
+                self.books.told.add((event, subject, occurrence))
+            case m.Inquire(question=question):
+                assert question not in self.books.questions, "each question of the inbox is a new one"
+                self.books.questions[question] = False
+            case m.SettleInquiry(question=question):
+                # While a run ends, what really happened may still be said; the first word stands in the inbox.
+                if self.machine.state.ending is None:
+                    assert self.books.questions[question] is False, "a question is settled once"
+                self.books.questions[question] = True
+            case _:
+                return False
+        return True
+
+    def _expire(self, outcome: Any) -> None:
+        assert outcome.ballot is None, "an expiry is nobody's word"
+        approval = self.desk.get(outcome.id)
+        assert approval is not None
+        assert approval.expires_at is not None
+        assert approval.expires_at <= outcome.at, "nothing expires before its time"
+        assert outcome.id not in self.books.counted, "what was decided does not expire"
+        self.desk.expire(outcome.id, outcome.at)
+        self.books.expired.add(outcome.id)
 
     def _spawn(self, number: int, command: m.Command) -> None:
         assert number not in self.tasks, "one thing at a time is in flight for a step"
@@ -233,13 +298,19 @@ class Simulation:
             assert command.approval == command.call.approved_in
             return
         asked = approval_id(step_id(RUN, command.number))
-        decision = self.books.counted.get(asked)
         assert command.approval == asked
-        assert decision is not None, "a gated call is made without a decision"
-        assert decision.verdict == "approve"
-        assert decision.digest == command.call.digest
-        assert command.decision == decision
-        assert command.decided_at is not None
+        if asked in self.books.released:
+            assert command.call.released_by is not None
+            return
+        decisions = self.books.counted.get(asked)
+        assert decisions, "a gated call is made without a decision"
+        assert all(decision.verdict == "approve" for decision in decisions)
+        assert all(decision.digest == command.call.digest for decision in decisions)
+        assert tuple(ballot.decision for ballot in command.ballots) == decisions
+        people = {decision.by for decision in decisions}
+        gate = command.call.gate or Gate()
+        assert len(people) == len(decisions) == gate.required, "as many different people as the plan wants"
+        assert asked not in self.books.expired
 
     # ---- the world
 
@@ -278,7 +349,16 @@ class Simulation:
         assert waiting, "nothing is in flight, and the run does not say what it waits for"
         first = waiting[0]
         if first.kind == "approval":
-            self._take(self._decision(first.id, ("approve", "reject")[self.dice(2)]))
+            deadline = self.machine.next_deadline()
+            if deadline is not None and self.now >= deadline:
+                self.events.append(m.TimePassed())
+                return
+            verdict = ("approve", "reject")[self.dice(2)]
+            for by in ("ann", "bob"):
+                self._take(self._decision(first.id, verdict, by))
+            if not self.events:
+                self.now += timedelta(seconds=300)
+                self.events.append(m.TimePassed())
         else:
             may = [v for v in ("retry", "supply", "skip", "fail") if self._may(first.id, v)]
             self.events.append(m.Resolved(self._resolution(first.id, may[self.dice(len(may))])))
@@ -291,8 +371,16 @@ class Simulation:
         match task.command:
             case m.CallModel() as command:
                 self.events.append(m.ModelReplied(number, self._reply(command, task.stopped)))
-            case m.CallTool():
-                self.events.append(m.ToolSettled(number, self._outcome(task.stopped)))
+            case m.CallTool() as call:
+                outcome = self._outcome(task.stopped, refusable=bool(call.ballots))
+                if outcome.status == "refused":  # nothing was begun
+                    self.books.permits.discard((number, call.permit))
+                self.events.append(m.ToolSettled(number, outcome))
+            case m.Escalate() as escalation:
+                approval = self.desk.get(escalation.approval)
+                people = tuple(dict.fromkeys((*approval.approvers, "cem"))) if approval and approval.approvers else ()
+                self.desk.escalate(escalation.approval, people, escalation.expires_at)
+                self.events.append(m.Escalated(escalation.number))
             case m.SettleCall(status=status):
                 # A zombie attempt may have settled it first: then that one's outcome stands.
                 stands = status if self.fair or self.dice(5) else "completed"
@@ -300,10 +388,16 @@ class Simulation:
             case m.Remember():
                 self.events.append(m.Remembered(number, ok=self.dice(4) > 0))
             case m.AskPeople(requests=requests):
+                released = []
                 for request in requests:
-                    self.desk.open(_question(request.id, request.call, step_id(RUN, request.guards), self.now))
                     self.books.asked_of_people.add(request.id)
-                self.events.append(m.Asked(tuple(request.guards for request in requests)))
+                    if request.call.released_by is not None and self.dice(4):
+                        released.append(request.guards)
+                        self.books.released.add(request.id)
+                    else:
+                        self.desk.open(_question(request.id, request.call, step_id(RUN, request.guards), self.now))
+                numbers = tuple(request.guards for request in requests)
+                self.events.append(m.Asked(numbers, tuple(released), self.now))
             case m.SettleApprovals(outcomes=outcomes):
                 self.events.append(m.Refused(tuple(outcome.guards for outcome in outcomes)))
 
@@ -335,7 +429,9 @@ class Simulation:
     def _call(self, source: str, tool: str | None = None) -> Call:
         return make_call(self.dice, f"call_{self._name()}", source, tool)
 
-    def _outcome(self, stopped: bool) -> ToolOutcome:
+    def _outcome(self, stopped: bool, *, refusable: bool) -> ToolOutcome:
+        if refusable and not self.fair and self.dice(10) == 0:
+            return ToolOutcome(status="refused", code="proof_invalid", message="The signature is too old.")
         if stopped and self.dice(2):
             return ToolOutcome(status=("cancelled", "unknown")[self.dice(2)])
         if self.fair:
@@ -356,25 +452,27 @@ class Simulation:
         if not known:
             return
         approval = known[-1 - self.dice(min(len(known), 6))]
-        decision = self._decision(approval.id, ("approve", "reject")[self.dice(2)])
+        decision = self._decision(approval.id, ("approve", "approve", "reject", "answer")[self.dice(4)])
         if self.dice(12) == 0:
             decision = decision.model_copy(update={"digest": "sha256:other"})
         self._take(decision)
 
-    def _decision(self, approval: str, verdict: Any) -> Decision:
+    def _decision(self, approval: str, verdict: Any, by: str | None = None) -> Decision:
         digest = next(a.digest for a in self.desk.all() if a.id == approval)
-        return Decision(approval=approval, digest=digest, by=("ann", "bob")[self.dice(2)], verdict=verdict)
+        person = by or ("ann", "bob", "cem")[self.dice(3)]
+        answer = "it is 7" if verdict == "answer" else None
+        return Decision(approval=approval, digest=digest, by=person, verdict=verdict, answer=answer)
 
     def _take(self, decision: Decision) -> None:
         """As the driver: the desk says whether it counts."""
         try:
-            state = self.desk.decide(decision, self.now)
+            taken = self.desk.decide(decision, self.now, via=("signal", "update")[self.dice(2)])  # type: ignore[arg-type]
         except HorariumError:
             return
-        if not state.repeated:
+        if taken.ballots:
             assert decision.approval not in self.books.counted
-            self.books.counted[decision.approval] = decision
-            self.events.append(m.Decided(decision.approval, decision, ("signal", "update")[self.dice(2)]))
+            self.books.counted[decision.approval] = tuple(ballot.decision for ballot in taken.ballots)
+            self.events.append(m.Decided(decision.approval, taken.ballots, taken.edited))
 
     def _resolve(self) -> None:
         waiting = [w.id for w in self.machine.waiting_for() if w.kind != "approval"]
@@ -417,8 +515,12 @@ class Simulation:
                 for number in numbers:
                     made = books.calls[number]
                     made.settled += 1
-                    if approval_id(step_id(RUN, number)) not in books.withdrawn:
+                    asked = approval_id(step_id(RUN, number))
+                    if asked not in books.withdrawn:
                         self._advance(made)
+                    rejected = asked in books.counted and books.counted[asked][-1].verdict == "reject"
+                    if asked not in books.withdrawn and (rejected or asked in books.expired):
+                        books.refused.add(made.call.digest)
             case m.MessageQueued(ref):
                 books.unread.append(ref)
             case m.Remembered():
@@ -443,7 +545,7 @@ class Simulation:
 
     def _account_call(self, made: Made, outcome: ToolOutcome, ended_before: bool) -> None:
         held = outcome.status == "failed" and not outcome.told and self.plan.on_step_failure == "hold"
-        if outcome.status == "unknown" or (held and not ended_before):
+        if outcome.status in ("unknown", "refused") or (held and not ended_before):
             return
         made.settled += 1
         if outcome.status in ("completed", "skipped"):
@@ -476,9 +578,15 @@ class Simulation:
                 case m.AskPeople(requests):
                     for request in requests:
                         assert request.call.gated
+                        again = self.plan.revision >= 1 and request.call.digest in self.books.refused
+                        assert not again, "people are not asked again for what they refused"
                         assert request.number not in self.books.numbers | fresh
                         fresh.add(request.number)
                         self._enter(request.guards, request.call, fresh)
+                case m.SettleCall(number=number, call=call) if number not in self.books.calls:
+                    assert self.plan.revision >= 1
+                    assert call.digest in self.books.refused, "only what people refused is refused without asking"
+                    self._enter(number, call, fresh)
                 case m.Remember(number):
                     assert number not in self.books.numbers | fresh
                     fresh.add(number)
@@ -489,7 +597,9 @@ class Simulation:
                 case _:
                     pass
             if ended_before:
-                assert isinstance(command, m.SettleApprovals | m.Close | m.SettleCall), "an ending run begins nothing"
+                assert isinstance(
+                    command, m.SettleApprovals | m.Close | m.SettleCall | m.AskAgain | m.SettleInquiry | m.Tell
+                ), "an ending run begins nothing"
         assert all(number > max(self.books.numbers, default=0) for number in fresh), "numbers only grow"
         self.books.numbers |= fresh
         assert len([c for c in commands if isinstance(c, m.CallModel | m.Close)]) <= 1
@@ -569,12 +679,15 @@ class Simulation:
         books, machine, limits = self.books, self.machine, self.plan.limits
         assert len(books.closes) == 1
         close = books.closes[0]
-        assert not self.tasks, "the run closes when nothing is in flight"
+        aside = [task for task in self.tasks.values() if isinstance(task.command, m.Escalate)]
+        assert len(aside) == len(self.tasks), "the run closes when nothing is in flight"
         assert not machine.in_flight
         for event in (m.TimePassed(), self._message(), m.CancelRequested(), m.ModelReplied(1, ModelReply())):
             assert machine.handle(event, self.now + timedelta(days=1)) == []
         for asked in books.asked_of_people:
-            assert asked in books.counted or asked in books.withdrawn, "an open question outlives the run"
+            assert any(asked in ends for ends in (books.counted, books.withdrawn, books.expired, books.released)), (
+                "an open question outlives the run"
+            )
         assert books.memories <= 1
         tokens = books.usage.input_tokens + books.usage.output_tokens
         match close.status, close.reason:
@@ -609,6 +722,8 @@ class Simulation:
                 raise AssertionError("a stopped model call is no failure")
             case "failed", "failed_by_person":
                 assert any(isinstance(event, m.Resolved) for event, _ in self.log)
+            case "failed", "approval_expired":
+                assert books.expired
             case "cancelled", "cancelled":
                 assert any(isinstance(event, m.CancelRequested) for event, _ in self.log)
             case other:
@@ -636,6 +751,7 @@ def _by_number(commands: list[m.Command]) -> list[m.Command]:
 
 
 def _question(id: str, call: Call, step: str, at: datetime) -> Approval:
+    gate = call.gate or Gate()
     return Approval(
         id=id,
         run=RUN,
@@ -646,4 +762,7 @@ def _question(id: str, call: Call, step: str, at: datetime) -> Approval:
         preview="{}",
         status="pending",
         requested_at=at,
+        required=gate.required,
+        approvers=gate.approvers,
+        expires_at=at + gate.expires_after if gate.expires_after else None,
     )

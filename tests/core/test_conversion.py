@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from temporalio.api.common.v1 import Payload as WirePayload
@@ -12,10 +12,15 @@ from temporalio.exceptions import ApplicationError
 
 from horarium.contract import Decision, Usage
 from horarium.conversion import data_converter
-from horarium.protocol import Call, ModelReply, ModelStep, Payload, ToolStep
+from horarium.protocol import Ballot, Call, ModelReply, ModelStep, Payload, ToolStep
 from horarium.tools import Effect
 
 CALL = Call(id="c1", tool="pay", digest="sha256:1", key="k", source="run_1/0001", effect=Effect.EXTERNAL, gated=True)
+BALLOT = Ballot(
+    decision=Decision(approval="apr_1", verdict="approve", by="maria", digest="x"),
+    at=datetime(2026, 11, 21, tzinfo=UTC),
+    via="signal",
+)
 STEP = {"run": "run_1", "agent": "a", "tenant": "t", "number": 7}
 
 
@@ -27,7 +32,7 @@ STEP = {"run": "run_1", "agent": "a", "tenant": "t", "number": 7}
         ModelReply(),
         ModelReply(calls=(CALL,), finish="calls", usage=Usage(input_tokens=5)),
         ToolStep(**STEP, call=CALL.model_copy(update={"timeout": timedelta(hours=2)})),
-        ToolStep(**STEP, call=CALL, decision=Decision(approval="apr_1", verdict="approve", by="maria", digest="x")),
+        ToolStep(**STEP, call=CALL, ballots=(BALLOT,)),
     ],
 )
 async def test_a_payload_of_the_engine_reads_back_as_it_was(payload: Payload) -> None:

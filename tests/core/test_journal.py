@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from horarium.contract import Usage
+from horarium.contract import Decision, Usage
 from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes
 from horarium.ids import approval_id, new_run_id, step_id
 from horarium.ledger.approvals import Approvals
@@ -23,10 +23,10 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.journal import MAX_CRASHES, Answered, ApprovalRecorded, Held, Journal, StepRecord
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import Threads
-from horarium.protocol import ApprovalOutcome, ApprovalRequest, Call
+from horarium.protocol import ApprovalOutcome, ApprovalRequest, Ballot, Call
 from horarium.tools import Effect
 from tests.core.conftest import Kind
-from tests.core.ledgers import NOON, again, held, open_run, step, thread_of
+from tests.core.ledgers import NOON, again, ask, held, open_run, step, thread_of
 
 EVERY_EFFECT = pytest.mark.parametrize("effect", list(Effect))
 LASTING = pytest.mark.parametrize("effect", [Effect.READ, Effect.IDEMPOTENT])
@@ -242,16 +242,21 @@ def asked(run: str, number: int = 3, digest: str = "sha256:pay7") -> ApprovalReq
     return ApprovalRequest(id=approval_id(step_id(run, number)), number=number - 1, guards=number, call=call)
 
 
-def released(request: ApprovalRequest, **more: Any) -> ApprovalRecorded:
-    given = {"digest": request.call.digest, "by": "ann", "via": "update", "comment": "fine", **more}
-    return ApprovalRecorded(id=request.id, step=request.number, at=NOON, **given)
+def ballot(request: ApprovalRequest, by: str = "ann", **more: Any) -> Ballot:
+    decision = Decision(approval=request.id, digest=request.call.digest, by=by, verdict="approve", comment="fine")
+    return Ballot(**{"decision": decision, "at": NOON, "via": "update", **more})
+
+
+def released(request: ApprovalRequest, *ballots: Ballot, **more: Any) -> ApprovalRecorded:
+    given = {"digest": request.call.digest, "ballots": ballots or (ballot(request),), **more}
+    return ApprovalRecorded(id=request.id, step=request.number, **given)
 
 
 async def test_a_decision_is_recorded_with_the_claim_that_it_releases(
     ledger: Ledger, journal: Journal, run: str
 ) -> None:
     request = asked(run)
-    await Approvals(ledger).ask(run, [(request, '{"amount":7}')], NOON)
+    await ask(ledger, run, request, '{"amount":7}')
 
     await held(journal, step(run, 3, Effect.EXTERNAL), approval=released(request))
 
@@ -271,11 +276,11 @@ async def test_a_repeated_claim_leaves_the_first_decider_in_the_evidence(
     ledger: Ledger, journal: Journal, run: str
 ) -> None:
     request = asked(run)
-    await Approvals(ledger).ask(run, [(request, "{}")], NOON)
+    await ask(ledger, run, request, "{}")
     claim = step(run, 3, Effect.IDEMPOTENT)
     await held(journal, claim, approval=released(request))
 
-    await held(journal, claim, approval=released(request, by="bob", via="signal"))
+    await held(journal, claim, approval=released(request, ballot(request, "bob", via="signal")))
 
     assert (await Approvals(ledger).get(request.id)).decided_by == "ann"
 
@@ -286,9 +291,9 @@ async def test_a_decision_on_anything_else_releases_nothing(
 ) -> None:
     request, other = asked(run), await open_run(ledger)
     if wrong != "unasked":
-        await Approvals(ledger).ask(run, [(request, "{}")], NOON)
+        await ask(ledger, run, request, "{}")
     if wrong in ("rejected", "withdrawn"):
-        outcome: Any = {"id": request.id, "number": 2, "guards": 3, "call": request.call, "status": wrong, "by": "bob"}
+        outcome: Any = {"id": request.id, "number": 2, "guards": 3, "call": request.call, "status": wrong}
         await Approvals(ledger).settle(run, ApprovalOutcome(at=NOON, **outcome))
     before = [await Approvals(ledger).of_run(run), await journal.of_run(run)]
     claim = step(other if wrong == "run" else run, 4 if wrong == "step" else 3, Effect.EXTERNAL)
@@ -305,7 +310,7 @@ async def test_an_approval_of_the_run_before_stands_in_the_run_that_resumes_it(
     ledger: Ledger, journal: Journal, run: str
 ) -> None:
     request, resumed = asked(run), await open_run(ledger)
-    await Approvals(ledger).ask(run, [(request, "{}")], NOON)
+    await ask(ledger, run, request, "{}")
     await held(journal, step(run, 3, Effect.EXTERNAL), approval=released(request))
 
     await held(journal, step(resumed, 1, Effect.EXTERNAL), approval=released(request, stands=True))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from horarium.contract import Decision, Resolution, Usage
 from horarium.definitions import Limits
 from horarium.ids import approval_id, step_id
-from horarium.protocol import Call, ModelReply, RunPlan, ToolOutcome
+from horarium.protocol import Ballot, Call, ModelReply, RunPlan, ToolOutcome
 from horarium.tools import Effect
 from tests.core.simulation import NOON, Simulation, make_plan
 from workflows import machine as m
@@ -117,7 +117,7 @@ class Story:
     def decide(self, number: int, verdict: Any = "approve", after: timedelta = timedelta(0)) -> list[m.Command]:
         approval = approval_id(step_id("run_1", number))
         decision = Decision(approval=approval, digest="d", by="ann", verdict=verdict)
-        return self(m.Decided(approval, decision, "update"), after)
+        return self(m.Decided(approval, (Ballot(decision=decision, at=self.now, via="update"),)), after)
 
     def resolve(self, number: int, verdict: Any, **more: Any) -> list[m.Command]:
         return self(m.Resolved(Resolution(step=step_id("run_1", number), verdict=verdict, by="ann", **more)))
@@ -325,7 +325,7 @@ def test_a_resumed_run_first_makes_the_calls_it_owes_under_the_approval_that_sta
 
     made, asks = story.told
     assert isinstance(made, m.CallTool)
-    assert (made.approval, made.decision) == ("apr_old", None)
+    assert (made.approval, made.ballots) == ("apr_old", ())
     assert isinstance(asks, m.AskPeople)
     assert [request.guards for request in asks.requests] == [3]
     story.settle(1)

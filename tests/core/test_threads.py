@@ -19,7 +19,7 @@ from horarium.ledger.memories import Memories
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import Threads
 from horarium.tools import Effect
-from tests.core.ledgers import NOON, held, open_run, step, thread_of
+from tests.core.ledgers import ask, held, open_run, step, thread_of
 from tests.core.test_journal import asked
 
 
@@ -120,7 +120,7 @@ async def test_deleting_a_thread_removes_what_was_said_and_leaves_that_something
     journal, run = Journal(ledger), await open_run(ledger, metadata={"case": "7"})
     thread = await thread_of(ledger, run)
     request = asked(run)
-    await Approvals(ledger).ask(run, [(request, '{"amount":7}')], NOON)
+    await ask(ledger, run, request, '{"amount":7}')
     claim = step(run, 4)
     attempt = await held(journal, claim, thread=thread, append=[Answered("assistant", text="secret")])
     done = await journal.settle(attempt, "completed", b"\xff" * 50, message="secret")

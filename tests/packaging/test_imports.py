@@ -22,6 +22,7 @@ DETERMINISTIC = {
     "horarium.durations",
     "horarium.errors",
     "horarium.ids",
+    "horarium.people",
     "horarium.protocol",
     "horarium.tools",
     "horarium.turns",

@@ -1,0 +1,338 @@
+"""Who decided, proved by a signature: approver keys, what they sign, and how it is verified.
+
+Whoever reaches Temporal's port can send a decision. Where proof is required, one counts only with an Ed25519 signature
+over everything it says, made by the gateway after it has authenticated the person, or by a service that holds a key of
+its own. A key says whom it may sign for. Workers that only verify need no private key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fcntl
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from horarium.content import canonical, digest, digest_text
+from horarium.contract import Decision, Proof, Resolution
+from horarium.errors import ConfigError, NotFound, ProofInvalid
+from horarium.people import is_among
+from horarium.secrets import conceal, reveal
+from horarium.settings import Settings
+
+FILE = "approver-keys.json"
+ANYBODY = "*"
+LASTS = timedelta(hours=1)
+LEEWAY = timedelta(seconds=30)  # between the clocks of who signs and who verifies
+
+Said = TypeVar("Said", Decision, Resolution)
+
+
+class Key(BaseModel):
+    """One approver key. Without `private` it can only verify."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(pattern=r"^key_[0-9a-z]{16}$")
+    name: str = Field(min_length=1, max_length=100)
+    subjects: tuple[str, ...] = Field(min_length=1, description="Whom it may sign for; `*`: anybody.")
+    public: str
+    private: str | None = Field(default=None, repr=False)
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None = None
+    revoked_at: AwareDatetime | None = Field(default=None, description="From then on it releases nothing.")
+
+    def unusable(self, at: datetime) -> str | None:
+        """Why the key does not count at this moment; None when it does."""
+        if self.revoked_at is not None and at >= self.revoked_at:
+            return f"the key {self.id} was revoked"
+        if self.expires_at is not None and at >= self.expires_at:
+            return f"the key {self.id} expired"
+        return None
+
+    def may_sign_for(self, person: str) -> bool:
+        """Whether it may speak for this person."""
+        return ANYBODY in self.subjects or is_among(person, self.subjects)
+
+    def only_public(self) -> Key:
+        """The key as a worker needs it that only verifies."""
+        return self.model_copy(update={"private": None})
+
+
+_KEYS = TypeAdapter(list[Key])
+
+
+def statement(run: str, said: Decision | Resolution, *, key: str, expires_at: datetime, nonce: str) -> bytes:
+    """What is signed: everything a decision or a resolution says, with digests in place of long texts."""
+    if isinstance(said, Decision):
+        body: dict[str, Any] = {
+            "kind": "decision",
+            "subject": said.approval,
+            "digest": said.digest,
+            "arguments": digest(said.arguments) if said.arguments is not None else None,
+            "answer": _digest(said.answer),
+            "remember": said.remember.model_dump(mode="json") if said.remember else None,
+        }
+    else:
+        body = {"kind": "resolution", "subject": said.question, "step": said.step, "output": _digest(said.output)}
+    return canonical(
+        body
+        | {
+            "v": 1,
+            "run": run,
+            "verdict": said.verdict,
+            "by": said.by,
+            "comment": _digest(said.comment),
+            "key": key,
+            "expires_at": expires_at.astimezone(UTC).isoformat(timespec="microseconds"),
+            "nonce": nonce,
+        }
+    ).encode()
+
+
+class Signer:
+    """One private key."""
+
+    def __init__(self, key: Key) -> None:
+        if key.private is None:
+            raise ConfigError(f"The key {key.id} has no private part here.", hint="Sign where it was created.")
+        conceal(key.private)
+        self.key = key
+        self._private = Ed25519PrivateKey.from_private_bytes(_decoded(key.private))
+
+    @property
+    def id(self) -> str:
+        """Of the key."""
+        return self.key.id
+
+    def sign(self, run: str, said: Said, *, lasts: timedelta = LASTS) -> Said:
+        """The decision with its proof.
+
+        Args:
+            lasts: How long after now it may still be carried out.
+
+        Raises:
+            ConfigError: The key may not sign for this person.
+            ProofInvalid: A resolution names no question, or a decision no verdict: nothing would bind it.
+        """
+        if not self.key.may_sign_for(said.by):
+            raise ConfigError(f"The key {self.id} may not sign for {said.by!r}.", hint="Use the person's own name.")
+        if isinstance(said, Resolution) and said.question is None:
+            raise ProofInvalid("A resolution is signed with the question it answers.", hint="Give `question`.")
+        if said.verdict is None:
+            raise ProofInvalid("A decision is signed with its verdict.", hint="Give `verdict`.")
+        expires_at, nonce = datetime.now(UTC) + lasts, secrets.token_urlsafe(16)
+        signature = self._private.sign(statement(run, said, key=self.id, expires_at=expires_at, nonce=nonce))
+        proof = Proof(key=self.id, expires_at=expires_at, nonce=nonce, signature=_encoded(signature))
+        return said.model_copy(update={"proof": proof})
+
+
+class KeyRing:
+    """The approver keys of a project: from its file, or from the environment where there is none to share.
+
+    The file is read anew whenever it is used, so a revocation counts at once.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.approvals
+        self.file = settings.state / "secrets" / FILE
+
+    @classmethod
+    def of(cls, settings: Settings) -> KeyRing:
+        """The keys that these settings lead to."""
+        return cls(settings)
+
+    def all(self) -> list[Key]:
+        """Every key, the oldest first; those from the environment too.
+
+        Raises:
+            ConfigError: The file is open to others, or cannot be read; a key in the environment is none.
+        """
+        keys = {key.id: key for key in self._in_file()}
+        if self._settings.verify_keys is not None:
+            keys |= {key.id: key for key in _read_public(reveal(self._settings.verify_keys))}
+        if self._settings.signing_key is not None:
+            key = read_private(reveal(self._settings.signing_key))
+            # What was said of it here, like a revocation, counts more than what it was created with.
+            known = keys.get(key.id, key)
+            keys[key.id] = known.model_copy(update={"private": key.private})
+        return sorted(keys.values(), key=lambda key: (key.created_at, key.id))
+
+    def signer(self, by: str | None = None) -> Signer | None:
+        """The newest usable private key that may sign for this person; None when there is none."""
+        now = datetime.now(UTC)
+        for key in reversed(self.all()):
+            usable = key.private is not None and key.unusable(now) is None
+            if usable and (by is None or key.may_sign_for(by)):
+                return Signer(key)
+        return None
+
+    def verify(self, run: str, said: Decision | Resolution, at: datetime) -> str:
+        """The id of the key that proves who said this.
+
+        Raises:
+            ProofInvalid: It is not proved; says why.
+        """
+        proof = said.proof
+        if proof is None:
+            raise ProofInvalid("It carries no proof, and proof is required here.", hint="Decide through the gateway.")
+        key = next((key for key in self.all() if key.id == proof.key), None)
+        if key is None:
+            raise ProofInvalid(f"There is no key {proof.key!r} here.")
+        # Two clocks: a key that is unusable now, whatever the run's time is, counts no more.
+        unusable = key.unusable(max(at, datetime.now(UTC)))
+        if unusable is not None:
+            raise ProofInvalid(f"It is not proved: {unusable}.")
+        if at > proof.expires_at + LEEWAY:
+            raise ProofInvalid(f"Its proof expired at {proof.expires_at:%Y-%m-%d %H:%M:%S} UTC.", hint="Decide again.")
+        if not key.may_sign_for(said.by):
+            raise ProofInvalid(f"The key {key.id} may not sign for {said.by!r}.")
+        if isinstance(said, Resolution) and said.question is None:
+            raise ProofInvalid("It names no question, so its proof would be good for any.")
+        signed = statement(run, said, key=proof.key, expires_at=proof.expires_at, nonce=proof.nonce)
+        try:
+            Ed25519PublicKey.from_public_bytes(_decoded(key.public)).verify(_decoded(proof.signature), signed)
+        except (InvalidSignature, ValueError, binascii.Error):
+            raise ProofInvalid("Its signature is not over what it says.") from None
+        return key.id
+
+    # ---- changing
+
+    def create(self, name: str, subjects: tuple[str, ...], expires_at: datetime | None = None) -> Key:
+        """A new key in the project's file. Older ones go on counting until they are revoked.
+
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        private = Ed25519PrivateKey.generate()
+        key = Key(
+            id=f"key_{secrets.token_hex(8)}",
+            name=name,
+            subjects=subjects,
+            public=_encoded(private.public_key().public_bytes_raw()),
+            private=_encoded(private.private_bytes_raw()),
+            created_at=datetime.now(UTC),
+            expires_at=expires_at,
+        )
+        conceal(key.private or "")
+        with self._changing() as keys:
+            keys.append(key)
+        return key
+
+    def revoke(self, key_id: str, at: datetime) -> Key:
+        """End a key at this moment; a later one leaves time to change over. An earlier revocation stands.
+
+        Raises:
+            NotFound: The file has no such key.
+        """
+        with self._changing() as keys:
+            for index, key in enumerate(keys):
+                if key.id == key_id:
+                    earliest = at if key.revoked_at is None else min(at, key.revoked_at)
+                    keys[index] = key.model_copy(update={"revoked_at": earliest})
+                    return keys[index]
+        raise NotFound(f"There is no key {key_id!r} in {self.file}.", hint="See them: horarium keys list")
+
+    @contextmanager
+    def _changing(self) -> Iterator[list[Key]]:
+        try:
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.file.parent.chmod(0o700)
+            with (self.file.parent / ".keys.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                keys = self._in_file()
+                before = list(keys)
+                yield keys
+                if keys != before:
+                    self._write(keys)
+        except OSError as error:
+            raise ConfigError(f"Cannot write {self.file}: {error.strerror}.") from error
+
+    def _write(self, keys: list[Key]) -> None:
+        descriptor, name = tempfile.mkstemp(dir=self.file.parent, prefix=".keys-")  # 0600
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(_KEYS.dump_json(keys, indent=1))
+                opened.flush()
+                os.fsync(opened.fileno())
+            Path(name).replace(self.file)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def _in_file(self) -> list[Key]:
+        try:
+            if self.file.stat().st_mode & 0o077:
+                raise ConfigError(
+                    f"{self.file} can be read by others, so its keys prove nothing.",
+                    hint=f"Close it: chmod 600 {self.file}; then make new keys if others may have read it.",
+                )
+            keys = _KEYS.validate_json(self.file.read_bytes())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ConfigError(f"Cannot read {self.file}: {error.strerror}.") from error
+        except ValidationError:
+            raise ConfigError(f"{self.file} is damaged.", hint="Put it back from a copy, or make new keys.") from None
+        for key in keys:
+            conceal(key.private or "")
+        return keys
+
+
+def write_private(key: Key) -> str:
+    """One line for a service's environment; a secret."""
+    return _encoded(key.model_dump_json(exclude_none=True).encode())
+
+
+def read_private(text: str) -> Key:
+    """What `write_private` wrote.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    key = _read(text)
+    if key.private is None:
+        raise ConfigError("The signing key has no private part.", hint="Create one: horarium keys create --print")
+    conceal(key.private)
+    return key
+
+
+def write_public(keys: list[Key]) -> str:
+    """One line for the environment of workers that only verify."""
+    return ",".join(_encoded(key.only_public().model_dump_json(exclude_none=True).encode()) for key in keys)
+
+
+def _read_public(text: str) -> list[Key]:
+    return [_read(part).only_public() for part in text.replace(",", " ").split()]
+
+
+def _read(text: str) -> Key:
+    try:
+        return Key.model_validate(json.loads(_decoded(text.strip())))
+    except (ValueError, binascii.Error):
+        raise ConfigError(
+            "That is no approver key.", hint="Take the line that `horarium keys` printed, whole."
+        ) from None
+
+
+def _digest(text: str | None) -> str | None:
+    return None if text is None else digest_text(text)
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
