@@ -25,16 +25,21 @@ from horarium.contract import (
     ApprovalState,
     Decision,
     Message,
+    Proof,
+    Remember,
     Resolution,
+    ResolutionState,
     RunRequest,
     RunResult,
     RunStatus,
     StepSummary,
     Usage,
+    Vote,
     Waiting,
     Wire,
 )
 from horarium.definitions import Limits
+from horarium.proof import statement
 from horarium.settings import Settings
 
 EXAMPLE = Path("examples/temporal-cli/approve.sh")
@@ -43,7 +48,11 @@ _THREAD = "thr_01JD8M5Q0V7X3T2N9B6C4H1KZF"
 _DIGEST = "sha256:9f2c…"
 _ASKED = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 _USED = Usage(input_tokens=344, output_tokens=132)
-_WAITING = Waiting(kind="approval", id="apr_7Q2X…", tool="open_ticket", text="open_ticket waits for an approval.")
+_WAITING = Waiting(
+    kind="approval", id="apr_7Q2X…", question="apr_7Q2X…", tool="open_ticket", text="Approve or reject open_ticket."
+)
+_VOTE = Vote(by="maria@ops", verdict="approve", digest=_DIGEST, at=_ASKED + timedelta(minutes=4), via="update")
+_PROOF = Proof(key="key_5f3c…", expires_at=_ASKED + timedelta(hours=1), nonce="dHJpcGxldC1ub25jZQ", signature="3q2-7w…")
 _APPROVAL = Approval(
     id="apr_7Q2X…",
     run=_RUN,
@@ -86,11 +95,20 @@ EXAMPLES: tuple[Wire, ...] = (
     Decision(approval="apr_7Q2X…", digest=_DIGEST, by="maria@ops", comment="Yes."),
     ApprovalState(
         approval=_APPROVAL.model_copy(
-            update={"status": "approved", "decided_by": "maria@ops", "decided_at": _ASKED + timedelta(minutes=4)}
+            update={
+                "status": "approved",
+                "votes": (_VOTE,),
+                "decided_by": "maria@ops",
+                "decided_at": _ASKED + timedelta(minutes=4),
+            }
         )
     ),
+    _VOTE,
+    Remember(scope="thread", lasts=timedelta(hours=2), bounds={"severity": {"enum": ["low", "medium"]}}),
+    _PROOF,
     Message(text="The header belongs to libcairo2-dev.", by="maria@ops"),
-    Resolution(step=f"{_RUN}/0005", verdict="supply", by="maria@ops", output='{"ticket": 17}'),
+    Resolution(step=f"{_RUN}/0005", question="apr_2M8F…", verdict="supply", by="maria@ops", output='{"ticket": 17}'),
+    ResolutionState(step=f"{_RUN}/0005", verdict="supply", by="maria@ops"),
     StepSummary(id=f"{_RUN}/0003", kind="tool_call", name="read_log", status="completed"),
     _USED,
 )
@@ -101,6 +119,7 @@ _NAMES = (
     ("signal", contract.SIGNAL_APPROVE, "Decision"),
     ("signal", contract.SIGNAL_REJECT, "Decision"),
     ("signal", contract.SIGNAL_MESSAGE, "Message"),
+    ("update", contract.UPDATE_RESOLVE, "Resolution → ResolutionState"),
     ("signal", contract.SIGNAL_RESOLVE, "Resolution"),
     ("query", contract.QUERY_STATUS, "→ RunStatus"),
     ("query", contract.QUERY_APPROVALS, "→ list of Approval"),
@@ -147,7 +166,8 @@ def _contract(example: str) -> Iterator[str]:
     rows = (
         ("RunRequest.input", f"{contract.MAX_INLINE_INPUT_CHARS:,} characters; longer ones through the Python client"),
         ("RunResult.output", f"{contract.MAX_OUTPUT_CHARS:,} characters, then cut, and `output_truncated` is true"),
-        ("Message.text, Resolution.output", f"{contract.MAX_MESSAGE_CHARS:,} characters"),
+        ("Message.text, Resolution.output, Decision.answer", f"{contract.MAX_MESSAGE_CHARS:,} characters"),
+        ("Decision.arguments", f"{contract.MAX_ARGUMENT_CHARS:,} characters of JSON"),
     )
     yield from _table(("field", "at most"), rows)
     yield ""
@@ -156,11 +176,34 @@ def _contract(example: str) -> Iterator[str]:
         yield from _payload(model)
     yield from _fields_of(Limits)
     yield ""
+    yield from _proof()
+    yield ""
     yield "## With the `temporal` CLI alone"
     yield ""
     yield f"This is `{EXAMPLE}`; a test runs it."
     yield ""
     yield from _code("bash", example.rstrip())
+
+
+def _proof() -> Iterator[str]:
+    decision = Decision(
+        approval="apr_7Q2X…", digest=_DIGEST, verdict="approve", by="maria@ops", comment="Yes.", proof=_PROOF
+    )
+    said = statement(_RUN, decision, key=_PROOF.key, expires_at=_PROOF.expires_at, nonce=_PROOF.nonce)
+    resolution = Resolution(step=f"{_RUN}/0005", question="apr_2M8F…", verdict="retry", by="maria@ops")
+    settled = statement(_RUN, resolution, key=_PROOF.key, expires_at=_PROOF.expires_at, nonce=_PROOF.nonce)
+    yield "## What a proof signs"
+    yield ""
+    yield "`signature` is Ed25519 over this statement (JSON in UTF-8, keys sorted, no spaces), as base64url without"
+    yield "padding."
+    yield "`arguments`, `answer`, `output` and `comment` are `sha256:` and the hex digest of what was said (of"
+    yield "`arguments` as JSON in that same form), or null; `expires_at` is in UTC with six decimals. Of a decision:"
+    yield ""
+    yield from _code("json", said.decode())
+    yield ""
+    yield "And of a resolution, which then has to name its `question`:"
+    yield ""
+    yield from _code("json", settled.decode())
 
 
 def _payload(model: Wire) -> Iterator[str]:

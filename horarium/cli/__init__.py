@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from horarium.cli import agents, approvals, audit, doctor, init, runs, stack, start
+from horarium.cli import agents, approvals, audit, doctor, init, keys, runs, stack, start
 
 app = typer.Typer(
     name="horarium",
@@ -36,6 +36,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(runs.app, name="runs")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(agents.app, name="agents")
+app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 
 

@@ -18,7 +18,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.text import Text
 
-from horarium.cli import evidence, talk, words
+from horarium.cli import evidence, grants, talk, words
 from horarium.cli.reach import find_approval, opened_client, opened_ledger
 from horarium.client import Client
 from horarium.contract import Approval, ApprovalState, GrantScope, Remember, ResolutionVerdict, Verdict
@@ -36,6 +36,7 @@ from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord
 from horarium.problems import near_miss
 
 app = typer.Typer(no_args_is_help=True, help="See what runs ask of people, and answer.")
+app.add_typer(grants.app, name="grants")
 
 ANSWER_SECONDS = 20.0  # a worker takes a decision in milliseconds; nobody there is said, not waited for
 VERDICTS: dict[Verdict, str] = {"approve": "approved", "reject": "rejected", "answer": "answered"}
@@ -409,7 +410,7 @@ def _say(state: ApprovalState, *, as_json: bool) -> None:
     by = f" by {words.one_line(approval.decided_by)}" if approval.decided_by else ""
     if approval.status == "pending":
         given = sum(vote.verdict == "approve" and vote.digest == approval.digest for vote in approval.votes)
-        by = f": {given} of {approval.required} approvals"
+        before, by = "", f": {given} of {approval.required} approvals"
     talk.out().print(Text(f"{approval.id} {before}{approval.status}{by}"), soft_wrap=True)
     talk.say(f"See what comes of it: horarium runs watch {approval.run}")
 

@@ -44,13 +44,12 @@ def when(moment: datetime | None, *, now: datetime | None = None) -> str:
 
 
 def age(moment: datetime, *, now: datetime | None = None) -> str:
-    """`just now`, `3 minutes ago`, `2 days ago`."""
+    """`just now`, `3 minutes ago`, `in 2 days`."""
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
-    if seconds < 1:
-        return "just now"
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
-        if seconds >= size:
-            return f"{plural(int(seconds // size), unit)} ago"
+        if abs(seconds) >= size:
+            amount = plural(int(abs(seconds) // size), unit)
+            return f"{amount} ago" if seconds > 0 else f"in {amount}"
     return "just now"
 
 
@@ -103,11 +102,8 @@ def waiting(record: RunRecord, steps: Sequence[StepRecord], approvals: Iterable[
     """What an open run waits for, as far as the ledger knows; the run itself knows better, when it can be asked."""
     if record.closed_at is not None:
         return []
-    found = [
-        Waiting(kind="approval", id=item.id, tool=item.tool, text=f"Approve or reject {item.tool}.")
-        for item in approvals
-        if item.status == "pending"
-    ]
+    found = [_asked(item) for item in approvals if item.status == "pending"]
+    known = {item.id for item in found}
     found += [
         Waiting(
             kind="unknown_outcome",
@@ -116,7 +112,7 @@ def waiting(record: RunRecord, steps: Sequence[StepRecord], approvals: Iterable[
             text=f"Nobody knows whether {step.name} was done: find out, then retry, supply, skip or fail it.",
         )
         for step in steps
-        if step.status == "unknown"
+        if step.status == "unknown" and step_id(step.run_id, step.number) not in known
     ]
     failed = [step for step in steps if step.status == "failed"]
     if record.status == "requires_action" and not found and failed:
@@ -125,3 +121,11 @@ def waiting(record: RunRecord, steps: Sequence[StepRecord], approvals: Iterable[
         tool = step.name if step.kind == "tool_call" else None
         found.append(Waiting(kind="held_step", id=step_id(step.run_id, step.number), tool=tool, text=text))
     return found
+
+
+def _asked(item: ApprovalRecord) -> Waiting:
+    if item.kind == "approval":
+        text = f"Approve or reject {item.tool}."
+        return Waiting(kind="approval", id=item.id, question=item.id, tool=item.tool, text=text)
+    step = step_id(item.run_id, item.guards)
+    return Waiting(kind=item.kind, id=step, question=item.id, tool=item.tool, text=item.text or "")

@@ -170,7 +170,9 @@ class Approvals:
                     )
                     .on_conflict_do_nothing()
                 )
-                kind: AuditKind = "grant.used" if released else "approval.requested"
+                kind: AuditKind = "approval.requested"
+                if released:
+                    kind = "grant.used" if row["decided_via"] == "grant" else "effect.released"
                 data = {"rule": gate.rule, "approvers": list(one.people), "required": gate.required}
                 await self._note(connection, kind, row, requested_at, data | {"released_by": one.released_by})
 
