@@ -91,11 +91,11 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
 
 def _model_at(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel] | None:
     here: Any = model
-    for part in path:
+    for part in (part for part in path if isinstance(part, str)):
         if isinstance(here, type) and issubclass(here, BaseModel):
             if part not in here.model_fields:
                 return None
-            here = here.model_fields[str(part)].annotation
+            here = here.model_fields[part].annotation
         candidates = [here, *get_args(here)]
         here = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), here)
     return here if isinstance(here, type) and issubclass(here, BaseModel) else None

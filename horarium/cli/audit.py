@@ -29,7 +29,7 @@ from horarium.ledger.audit import AuditRecord, AuditTrail
 app = typer.Typer(no_args_is_help=True, help="See who decided what, export it, and check an export.")
 
 COLUMNS = ("#", "at", "what", "about", "by", "said")
-SAID = ("tool", "verdict", "reason", "via", "identity", "comment")
+SAID = ("tool", "verdict", "released_by", "reason", "via", "identity", "comment")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 

@@ -254,7 +254,7 @@ class Approvals:
             "verdict": said.verdict,
             "via": attempt.via,
             "code": code,
-            "why": why,
+            "reason": why,
             "proof": proof,
         }
         async with self._ledger.write() as connection:
