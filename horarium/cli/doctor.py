@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import typer
@@ -28,6 +29,7 @@ from horarium.ledger.database import Ledger
 from horarium.logs import hide_secrets
 from horarium.pollers import polling
 from horarium.project import check_tools, clashing_imports, load_agents, load_tools
+from horarium.proof import KeyRing
 from horarium.secrets import REFERENCE, redact
 from horarium.settings import Settings
 from horarium.stack import is_alive
@@ -96,7 +98,7 @@ async def _doctor(*, as_json: bool) -> int:
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, one finding after the other."""
     yield _versions()
-    for finding in (*_files(settings), *_credentials(settings), _disk(settings)):
+    for finding in (*_files(settings), *_credentials(settings), *_proof(settings), _disk(settings)):
         yield finding
     yield await _server(settings)
     async for finding in _ledger(settings):
@@ -145,6 +147,10 @@ def _credentials(settings: Settings) -> Iterable[Finding]:
     wanted = {"ledger.url": settings.ledger.url, "temporal.api_key": settings.temporal.api_key}
     if "openai" in used:
         wanted["models.openai.api_key"] = settings.models.openai.api_key
+    approvals = settings.approvals
+    wanted |= {f"approvals.notify.{n}": address for n, address in enumerate(approvals.notify)}
+    wanted |= {f"approvals.webhooks.{n}": webhook.secret for n, webhook in enumerate(approvals.webhooks)}
+    wanted |= {"approvals.signing_key": approvals.signing_key, "approvals.verify_keys": approvals.verify_keys}
     for field, reference in wanted.items():
         match = REFERENCE.match(reference or "")
         if match is None:
@@ -152,6 +158,22 @@ def _credentials(settings: Settings) -> Iterable[Finding]:
         there = bool(os.environ.get(match.group(1)))
         advice = "" if there else f"Set it: export {match.group(1)}=…"
         yield Finding("credential", "ok" if there else "fail", f"{reference} of {field}", advice)
+
+
+def _proof(settings: Settings) -> Iterable[Finding]:
+    """Whether a decision could be proved, where that is required."""
+    required = settings.approvals.require_proof
+    try:
+        keys = [key for key in KeyRing.of(settings).all() if key.unusable(datetime.now(UTC)) is None]
+    except ConfigError as error:
+        yield Finding("approver keys", "fail" if required else "warn", error.message, error.hint or "")
+        return
+    if keys:
+        signing = sum(key.private is not None for key in keys)
+        yield Finding("approver keys", "ok", f"{len(keys)} in use, {signing} of them can sign here")
+    elif required:
+        advice = "Create one: horarium keys create --name gateway --any"
+        yield Finding("approver keys", "fail", "proof is required, and no key could give it", advice)
 
 
 def _disk(settings: Settings) -> Finding:

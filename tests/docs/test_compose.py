@@ -68,11 +68,14 @@ def test_the_workers_environment_is_what_its_settings_understand(
 ):
     environment = compose["services"]["worker"]["environment"]
     for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value.replace("$$", "$"))  # as compose hands it on
 
     settings = Settings.load(tmp_path)
 
     assert {name for name in environment if name.startswith("HORARIUM_")} >= {"HORARIUM_TEMPORAL__ADDRESS"}
+    assert settings.approvals.require_proof
+    assert settings.approvals.verify_keys == "${APPROVER_KEYS}"
+    assert "APPROVER_KEYS" in environment
     assert settings.temporal.address == "temporal:7233"
     assert settings.ledger_url == "postgresql+asyncpg://horarium@ledger-db/horarium"
     assert settings.blobs_url.startswith("file:///var/lib/horarium/")
