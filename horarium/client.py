@@ -616,7 +616,7 @@ def _usage(record: RunRecord) -> Usage:
 
 def _translated(error: RPCError, run_id: str) -> HorariumError:
     if error.status is RPCStatusCode.NOT_FOUND:
-        if "completed" in str(error).lower():
+        if any(word in str(error).lower() for word in ("completed", "closing")):  # the latter: while it was being sent
             return Conflict(f"Run {run_id} has ended.", hint=f"See how: horarium runs show {run_id}")
         return RunNotFound(f"There is no run {run_id!r}.", hint="See which there are: horarium runs list")
     if error.status in _AWAY:

@@ -556,10 +556,11 @@ class Journal:
         """Write a decision down; refuse when the ledger has another one, other arguments, or asked for more people."""
         row = await approval_row(connection, approval.id)
         released = row is not None and row["status"] == "approved" and row["decided_digest"] == approval.digest
-        if released:
+        if row is not None and released and await self._is_its_call(connection, row, claim):
             return
         refusal = None
-        if row is None or approval.stands or row["run_id"] != claim.run_id or row["guards"] != claim.number:
+        own = row is not None and (row["run_id"], row["guards"]) == (claim.run_id, claim.number)
+        if row is None or approval.stands or not own:
             refusal = f"Approval {approval.id} does not release step {claim.run_id}/{claim.number:04d}."
         elif row["status"] != "pending":
             refusal = f"Approval {approval.id} is {row['status']}."
@@ -588,6 +589,13 @@ class Journal:
             .where(steps.c.run_id == claim.run_id, steps.c.number == approval.step, steps.c.status == "pending")
             .values(status="completed", by=by, output="approved", settled_at=last.at)
         )
+
+    async def _is_its_call(self, connection: Statements, row: Mapping[str, Any], claim: StepClaim) -> bool:
+        """Whether an approval released this very call: here, or under the same key in a run that this one resumes."""
+        if (row["run_id"], row["guards"]) == (claim.run_id, claim.number):
+            return True
+        query = select(steps.c.key).where(steps.c.run_id == row["run_id"], steps.c.number == row["guards"])
+        return claim.key is not None and await connection.scalar(query) == claim.key
 
     async def _not_enough(
         self, connection: Statements, row: Mapping[str, Any], approval: ApprovalRecorded

@@ -18,12 +18,12 @@ from sqlalchemy import text
 from horarium.contract import Decision, Usage
 from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes
 from horarium.ids import approval_id, new_run_id, step_id
-from horarium.ledger.approvals import Approvals
+from horarium.ledger.approvals import Approvals, Asking
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import MAX_CRASHES, Answered, ApprovalRecorded, Held, Journal, StepRecord
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import Threads
-from horarium.protocol import ApprovalOutcome, ApprovalRequest, Ballot, Call
+from horarium.protocol import ApprovalOutcome, ApprovalRequest, Ballot, Call, Gate
 from horarium.tools import Effect
 from tests.core.conftest import Kind
 from tests.core.ledgers import NOON, again, ask, held, open_run, step, thread_of
@@ -285,6 +285,44 @@ async def test_a_repeated_claim_leaves_the_first_decider_in_the_evidence(
     assert (await Approvals(ledger).get(request.id)).decided_by == "ann"
 
 
+async def test_an_approval_that_released_one_call_releases_no_other_with_the_same_arguments(
+    ledger: Ledger, journal: Journal, run: str
+) -> None:
+    request, other = asked(run), await open_run(ledger)
+    await ask(ledger, run, request, "{}")
+    made = step(run, 3, Effect.EXTERNAL, key="horarium/first/c")
+    await held(journal, made, approval=released(request))
+
+    for elsewhere in (step(other, 3, Effect.EXTERNAL, key="horarium/second/c"), step(run, 5, Effect.EXTERNAL)):
+        with pytest.raises(NotApproved):
+            await journal.claim(elsewhere, approval=released(request, stands=True))
+
+    await held(journal, step(other, 3, Effect.EXTERNAL, key=made.key), approval=released(request, stands=True))
+
+
+@pytest.mark.parametrize("missing", ["one of two", "the same person twice", "not an approver"])
+async def test_the_plan_is_checked_again_where_the_effect_is(
+    ledger: Ledger, journal: Journal, run: str, missing: str
+) -> None:
+    request = asked(run)
+    gate = Gate(rule="approvals.0", required=2, approvers=("ann", "bob"))
+    request = request.model_copy(update={"call": request.call.model_copy(update={"gate": gate})})
+    asking = Asking(request=request, arguments="{}", people=("ann", "bob"))
+    await Approvals(ledger).ask(run, "default", "clerk", [asking], NOON)
+    second = {"one of two": [], "the same person twice": [" Ann "], "not an approver": ["eve"]}[missing]
+    ballots = [ballot(request, by) for by in ("ann", *second)]
+
+    with pytest.raises(NotApproved):
+        await journal.claim(step(run, 3, Effect.EXTERNAL), approval=released(request, *ballots))
+
+    assert (await Approvals(ledger).get(request.id)).status == "pending"
+    await held(
+        journal, step(run, 3, Effect.EXTERNAL), approval=released(request, ballot(request), ballot(request, "Bob"))
+    )
+    assert (await Approvals(ledger).get(request.id)).decided_by == "ann, Bob"
+    assert [vote.by for vote in await Approvals(ledger).votes(request.id)] == ["ann", "Bob"]
+
+
 @pytest.mark.parametrize("wrong", ["digest", "step", "run", "unasked", "rejected", "withdrawn", "stands"])
 async def test_a_decision_on_anything_else_releases_nothing(
     ledger: Ledger, journal: Journal, run: str, wrong: str
@@ -311,13 +349,15 @@ async def test_an_approval_of_the_run_before_stands_in_the_run_that_resumes_it(
 ) -> None:
     request, resumed = asked(run), await open_run(ledger)
     await ask(ledger, run, request, "{}")
-    await held(journal, step(run, 3, Effect.EXTERNAL), approval=released(request))
+    made = step(run, 3, Effect.EXTERNAL)
+    await held(journal, made, approval=released(request))
 
-    await held(journal, step(resumed, 1, Effect.EXTERNAL), approval=released(request, stands=True))
+    await held(journal, step(resumed, 1, Effect.EXTERNAL, key=made.key), approval=released(request, stands=True))
 
     with pytest.raises(NotApproved):
         await journal.claim(
-            step(resumed, 2, Effect.EXTERNAL), approval=released(request, stands=True, digest="sha256:x")
+            step(resumed, 2, Effect.EXTERNAL, key=made.key),
+            approval=released(request, stands=True, digest="sha256:x"),
         )
 
 
