@@ -44,7 +44,7 @@ with workflow.unsafe.imports_passed_through():
         StepSummary,
     )
     from horarium.errors import Conflict, HorariumError
-    from horarium.ids import step_id
+    from horarium.ids import approval_id, step_id
     from horarium.protocol import AskedApprovals, Checked, ModelReply, RunPlan, ToolOutcome
     from workflows.desk import ApprovalDesk, Question
     from workflows.machine import (
@@ -296,6 +296,7 @@ class AgentRun:
 
         Raises:
             Conflict: It does not count; says why, and names who was first.
+            NotAnApprover: The plan of the call lets others decide.
         """
         before = self._resolved.get(resolution.question or "")
         if before is not None:
@@ -305,6 +306,7 @@ class AgentRun:
         problem = self._opened.may_resolve(resolution)
         if problem is not None:
             raise Conflict(problem)
+        self._desk.may_settle(approval_id(resolution.step), resolution.by)
         return None
 
     async def _resolve(self, resolution: Resolution, via: Literal["update", "signal"]) -> ResolutionState:
@@ -765,13 +767,17 @@ class AgentRun:
         carried = {
             "plan": machine.plan.model_dump(mode="json"),
             "state": state.model_dump(mode="json"),
-            "approvals": [question.model_dump(mode="json", exclude_defaults=True) for question in self._desk.carried()],
+            "approvals": self._carried_questions(machine),
             "resolved": [resolution.model_dump(mode="json") for resolution in self._resolved.values()],
             "messages": self._messages,
             "refused": list(self._refused),
             "status": self._status,
         }
         workflow.continue_as_new(self._request.model_copy(update={"input": None, "carried": carried}))
+
+    def _carried_questions(self, machine: Machine) -> list[dict[str, Any]]:
+        questions = self._desk.carried(also=machine.approvals_of_this_turn())
+        return [question.model_dump(mode="json", exclude_defaults=True) for question in questions]
 
     # ---- the end, and what is shown
 

@@ -6,12 +6,14 @@ history is written, and the signals, which cannot answer.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel
 
+from horarium.content import shorten
 from horarium.contract import Approval, ApprovalState, ApprovalStatus, Decision, Verdict, Vote
 from horarium.definitions import RememberRule
 from horarium.errors import (
@@ -28,6 +30,7 @@ from horarium.protocol import Ballot, Call
 
 _STATUS: dict[Verdict, ApprovalStatus] = {"approve": "approved", "reject": "rejected", "answer": "answered"}
 _NOUN: dict[Verdict, str] = {"approve": "an approval", "reject": "a rejection", "answer": "an answer"}
+CARRIED_COMMENT = 200
 LOOK_AGAIN = "Look at the approval again and decide on what it shows now."
 
 
@@ -136,11 +139,22 @@ class ApprovalDesk:
             }
         decided = approval.model_copy(update=changed)
         call = edited or question.edited
-        self._questions[approval.id] = question.model_copy(
-            update={"approval": decided, "ballots": ballots, "edited": call}
-        )
         counted = ballots if verdict == "approve" else ballots[-1:]
+        # A question that has ended needs its ballots no more, and an answer may be long.
+        self._questions[approval.id] = question.model_copy(
+            update={"approval": decided, "ballots": () if ended else ballots, "edited": call}
+        )
         return Taken(ApprovalState(approval=decided), counted if ended else (), call)
+
+    def may_settle(self, approval_id: str, by: str) -> None:
+        """Whether a person may say what became of the call that this approval released: whoever may release it.
+
+        Raises:
+            NotAnApprover: The plan lets others decide.
+        """
+        approval = self.get(approval_id)
+        if approval is not None:
+            _may_decide(approval, by)
 
     def withdraw(self, approval_id: str, at: datetime) -> None:
         """The run no longer waits for this; late decisions are told so."""
@@ -172,11 +186,11 @@ class ApprovalDesk:
         """Every approval, oldest first."""
         return [question.approval for question in self._questions.values()]
 
-    def carried(self, keep: int = 20) -> list[Question]:
-        """What the next execution needs: all pending ones, and the latest decided ones for late decisions."""
+    def carried(self, keep: int = 20, also: Collection[str] = ()) -> list[Question]:
+        """What the next execution needs: all pending ones, those of `also`, and the latest for late decisions."""
         questions = list(self._questions.values())
-        latest = {question.approval.id for question in questions[-keep:]}
-        return [item for item in questions if item.approval.status == "pending" or item.approval.id in latest]
+        kept = {question.approval.id for question in questions[-keep:]}.union(also)
+        return [_shortened(item) for item in questions if item.approval.status == "pending" or item.approval.id in kept]
 
     def _end(self, approval_id: str, status: ApprovalStatus, at: datetime) -> None:
         approval = self.get(approval_id)
@@ -188,6 +202,18 @@ class ApprovalDesk:
         if question is not None:
             approval = question.approval.model_copy(update=changed)
             self._questions[approval_id] = question.model_copy(update={"approval": approval})
+
+
+def _shortened(question: Question) -> Question:
+    """Long comments are in the ledger; what is carried stays small."""
+    approval = question.approval
+    votes = tuple(vote.model_copy(update={"comment": _cut(vote.comment)}) for vote in approval.votes)
+    cut = approval.model_copy(update={"votes": votes, "comment": _cut(approval.comment)})
+    return question.model_copy(update={"approval": cut})
+
+
+def _cut(comment: str | None) -> str | None:
+    return None if comment is None else shorten(comment, CARRIED_COMMENT)
 
 
 def _consistent(decision: Decision, question: Question) -> None:

@@ -33,7 +33,7 @@ from horarium.protocol import (
 _NEVER = datetime.min.replace(tzinfo=UTC)
 MAX_MALFORMED = 3  # told back to the model this many times in a row
 SHOWN_STEPS = 200
-KEPT_REFUSALS = 200
+KEPT_REFUSALS = 50  # each is carried when the run continues as new
 EXPIRED_AGAIN = (
     "Not done: people were asked for exactly this before, and nobody decided in time. They are not asked again in this "
     "run. Go on without it, or say what you could not do."
@@ -434,6 +434,10 @@ class Machine:
         """The call that an approval guards, while its turn lasts."""
         return next((call for call in self.state.calls if self._approval(call) == approval), None)
 
+    def approvals_of_this_turn(self) -> set[str]:
+        """Ids, those of calls that are made already too."""
+        return {self._approval(call) for call in self.state.calls if call.question is not None}
+
     # ---- moving
 
     def start(self, now: datetime) -> list[Command]:
@@ -768,6 +772,7 @@ class Machine:
             if call.number in numbers and call.phase == "refusing":
                 said = call.ballots[-1].decision.verdict if call.ballots else None
                 call.phase = "settled"
+                call.ballots = ()  # written down; an answer may be long
                 self._show(
                     call.number,
                     status="skipped" if said == "answer" else "rejected" if said == "reject" else "cancelled",
@@ -1033,7 +1038,7 @@ class Machine:
 
 def refusal_again(by: str, comment: str | None) -> str:
     """What the model is told when it asks again for what a person refused."""
-    because = f" The reason given was: {shorten(comment, 500)}." if comment else ""
+    because = f" The reason given was: {shorten(comment, 200)}." if comment else ""
     return (
         f"Not done: {by} has already rejected exactly this call in this run.{because} Nobody was asked again. "
         "Do not make the call again; go on without it, or say what you could not do."
