@@ -31,7 +31,7 @@ from horarium.errors import (
     RunNotFound,
     ToolUnavailable,
 )
-from horarium.ids import RUN_ID, idempotency_key, split_step_id, step_id, thread_id_for_run
+from horarium.ids import RUN_ID, approval_id, idempotency_key, split_step_id, step_id, thread_id_for_run
 from horarium.ledger.agents import Agents
 from horarium.ledger.approvals import Approvals, Asking
 from horarium.ledger.database import Ledger
@@ -480,7 +480,7 @@ class Bookkeeping:
     async def open_question(self, question: OpenQuestion) -> None:
         """Put what only a person can settle into the inbox."""
         call = question.call
-        arguments = await self._arguments(call) if call is not None else "{}"
+        arguments = await self._released_arguments(question, call) if call is not None else "{}"
         await self._approvals.open_question(question, arguments, call.tool if call is not None else "model")
 
     @activity.defn(name=SETTLE_QUESTION)
@@ -533,6 +533,12 @@ class Bookkeeping:
         run_id, number = split_step_id(call.source)
         turn = stored_turn((await self._journal.get(run_id, number)).output or "{}")
         return next(item.arguments for item in turn.calls if item.id == call.id)
+
+    async def _released_arguments(self, question: OpenQuestion, call: Call) -> str:
+        """The arguments that the call was made with: a person's, when one changed them."""
+        approval = call.approved_in or approval_id(step_id(question.run, question.number))
+        edited = await self._approvals.edited(approval, call.digest) if call.edited else None
+        return edited if edited is not None else await self._arguments(call)
 
     async def _claim_of(self, run: str, number: int, call: Call) -> StepClaim:
         return StepClaim(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rich.console import Console
 from bench.parts import PARTS, Effort
 from bench.report import Report, Row, table
 from bench.rig import running_rig
+from horarium.leaving import leave
 from tests.support.stack import scratch
 
 RESULTS = Path(__file__).parent / "results"
@@ -56,4 +56,4 @@ async def measure(directory: Path, parts: list[str], effort: Effort, console: Co
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

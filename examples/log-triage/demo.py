@@ -32,6 +32,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from horarium import Client, HorariumError, Run, RunResult
+from horarium.leaving import leave
 from horarium.ledger.journal import StepRecord
 
 PROJECT = Path(__file__).resolve().parent
@@ -303,4 +304,4 @@ def stack_facts(project: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import typer
 
 from horarium.cli import agents, approvals, audit, doctor, init, keys, runs, stack, start
+from horarium.leaving import leave
 
 app = typer.Typer(
     name="horarium",
@@ -40,6 +43,12 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The entry point of the `horarium` program."""
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise
+        leave(ended.code or 0)
+    leave(0)

@@ -21,6 +21,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from horarium.contract import SEARCH_ATTRIBUTES
 from horarium.conversion import data_converter
+from horarium.leaving import leave
 from tests.engine.conftest import World, beside_python
 from tests.replay.shapes import SHAPES
 from tests.support.engine import TUNING, running_engine
@@ -81,3 +82,4 @@ if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     for path in asyncio.run(record(sys.argv[1:] or list(SHAPES))):
         print(f"{path.relative_to(HISTORIES.parent)}: {path.stat().st_size:,} bytes")
+    leave(0)

@@ -12,8 +12,8 @@ from typing import Any
 
 from activities.models.base import RequestedCall
 from horarium.client import Run
-from horarium.contract import ENGINE_QUEUE, RUN_WORKFLOW, SIGNAL_APPROVE, SIGNAL_REJECT, Decision, Waiting
-from horarium.definitions import Agent, Limits, Memory
+from horarium.contract import ENGINE_QUEUE, RUN_WORKFLOW, SIGNAL_APPROVE, SIGNAL_REJECT, Decision, Remember, Waiting
+from horarium.definitions import Agent, ApprovalRule, Limits, Memory, RememberRule
 from horarium.errors import ModelRejected
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, says
@@ -261,3 +261,60 @@ async def a_request_that_cannot_be_read(engine: Engine, world: World) -> Run:
     run = engine.client.run(handle.id)
     assert (await run.result(PATIENCE)).status == "failed"
     return run
+
+
+@shape
+async def voted_and_edited_while_it_continued(engine: Engine, world: World) -> Run:
+    plan = [ApprovalRule(tools=("pay",), required=2, approvers=("ann", "bob", "cem"))]
+    lines = (asks(call("pay", "a", amount=7), call("look", "b")), asks(call("look", "c")), says())
+    run = await engine.start(agent(approvals=plan), *lines, continue_as_new_after=1)
+    asked = await run.next_approval(PATIENCE)
+    await run.approve(asked, by="ann")
+    edited = await run.approve(asked, by="bob", arguments={"amount": 5})
+    await run.approve(edited.approval, by="cem")
+    return await ends(engine, run)
+
+
+@shape
+async def escalated_and_expired(engine: Engine, world: World) -> Run:
+    rule = ApprovalRule(
+        tools=("pay",),
+        approvers=("ann",),
+        expires_after=timedelta(milliseconds=500),
+        on_expiry="escalate",
+        escalate_to=("eva",),
+    )
+    run = await engine.start(agent(approvals=[rule]), asks(call("pay", "a", amount=7)), says())
+    return await ends(engine, run)
+
+
+@shape
+async def released_by_plan_and_grant(engine: Engine, world: World) -> Run:
+    plan = [
+        ApprovalRule(tools=("pay",), when={"amount": {"maximum": 1}}, required=0),
+        ApprovalRule(tools=("pay",), remember=RememberRule()),
+    ]
+    lines = [asks(call("pay", "a", amount=1)), asks(call("pay", "b", amount=7)), asks(call("pay", "c", amount=7))]
+    run = await engine.start(agent(approvals=plan), *lines, says())
+    asked = await run.next_approval(PATIENCE)
+    await run.approve(asked, by="ann", remember=Remember(scope="run", lasts=timedelta(hours=1)))
+    return await ends(engine, run)
+
+
+@shape
+async def a_stubborn_model_and_an_answer(engine: Engine, world: World) -> Run:
+    lines = [asks(call("pay", id, amount=7)) for id in ("a", "b")]
+    run = await engine.start(agent(), *lines, asks(call("pay", "c", amount=8)), says())
+    await run.reject(await run.next_approval(PATIENCE), by="ann", comment="No.")
+    await run.answer(await run.next_approval(PATIENCE), "It is paid.", by="ann")
+    return await ends(engine, run)
+
+
+@shape
+async def questions_settled_by_update(engine: Engine, world: World) -> Run:
+    world.fail_next.append(RuntimeError("the line was cut"))
+    run = await engine.start(agent(), asks(call("pay", "a", amount=7)), says())
+    await run.approve(await run.next_approval(PATIENCE), by="ann")
+    unknown = await waits_for(run, "unknown_outcome")
+    await run.resolve(unknown.id, "retry", by="ann", question=unknown.question)
+    return await ends(engine, run)
