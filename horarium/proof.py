@@ -13,19 +13,30 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from horarium.content import canonical, digest, digest_text
-from horarium.contract import Decision, Proof, Resolution
+from horarium.contract import Decision, Proof, Remember, Resolution
 from horarium.errors import ConfigError, NotFound, ProofInvalid
 from horarium.people import is_among
 from horarium.secrets import conceal, reveal
@@ -35,23 +46,32 @@ FILE = "approver-keys.json"
 ANYBODY = "*"
 LASTS = timedelta(hours=1)
 LEEWAY = timedelta(seconds=30)  # between the clocks of who signs and who verifies
+LOCK_SECONDS = 10.0  # a key is written in milliseconds
 
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Bytes32 = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$")]  # as base64url without padding
 Said = TypeVar("Said", Decision, Resolution)
 
 
 class Key(BaseModel):
     """One approver key. Without `private` it can only verify."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     id: str = Field(pattern=r"^key_[0-9a-z]{16}$")
-    name: str = Field(min_length=1, max_length=100)
-    subjects: tuple[str, ...] = Field(min_length=1, description="Whom it may sign for; `*`: anybody.")
-    public: str
-    private: str | None = Field(default=None, repr=False)
+    name: Name = Field(max_length=100)
+    subjects: tuple[Name, ...] = Field(min_length=1, description="Whom it may sign for; `*`: anybody.")
+    public: Bytes32
+    private: Bytes32 | None = Field(default=None, repr=False)
     created_at: AwareDatetime
     expires_at: AwareDatetime | None = None
     revoked_at: AwareDatetime | None = Field(default=None, description="From then on it releases nothing.")
+
+    @model_validator(mode="after")
+    def _is_one_pair(self) -> Self:
+        if self.private is not None and _public_of(self.private) != self.public:
+            raise ValueError("its two parts are not of one key")
+        return self
 
     def unusable(self, at: datetime) -> str | None:
         """Why the key does not count at this moment; None when it does."""
@@ -74,7 +94,22 @@ _KEYS = TypeAdapter(list[Key])
 
 
 def statement(run: str, said: Decision | Resolution, *, key: str, expires_at: datetime, nonce: str) -> bytes:
-    """What is signed: everything a decision or a resolution says, with digests in place of long texts."""
+    """What is signed: everything a decision or a resolution says, with digests in place of long texts.
+
+    Raises:
+        ProofInvalid: It says what no JSON can, so no signature could be over it.
+    """
+    try:
+        return canonical(_body(run, said, key, expires_at, nonce)).encode()
+    except (TypeError, ValueError, OverflowError):
+        raise ProofInvalid(
+            "What it says cannot be signed.", hint="Arguments and bounds are plain JSON, times have a zone."
+        ) from None
+
+
+def _body(run: str, said: Decision | Resolution, key: str, expires_at: datetime, nonce: str) -> dict[str, Any]:
+    if expires_at.tzinfo is None:
+        raise ValueError("no zone")
     if isinstance(said, Decision):
         body: dict[str, Any] = {
             "kind": "decision",
@@ -82,23 +117,20 @@ def statement(run: str, said: Decision | Resolution, *, key: str, expires_at: da
             "digest": said.digest,
             "arguments": digest(said.arguments) if said.arguments is not None else None,
             "answer": _digest(said.answer),
-            "remember": said.remember.model_dump(mode="json") if said.remember else None,
+            "remember": _remembered(said.remember) if said.remember else None,
         }
     else:
         body = {"kind": "resolution", "subject": said.question, "step": said.step, "output": _digest(said.output)}
-    return canonical(
-        body
-        | {
-            "v": 1,
-            "run": run,
-            "verdict": said.verdict,
-            "by": said.by,
-            "comment": _digest(said.comment),
-            "key": key,
-            "expires_at": expires_at.astimezone(UTC).isoformat(timespec="microseconds"),
-            "nonce": nonce,
-        }
-    ).encode()
+    return body | {
+        "v": 1,
+        "run": run,
+        "verdict": said.verdict,
+        "by": said.by,
+        "comment": _digest(said.comment),
+        "key": key,
+        "expires_at": expires_at.astimezone(UTC).isoformat(timespec="microseconds"),
+        "nonce": nonce,
+    }
 
 
 class Signer:
@@ -124,8 +156,12 @@ class Signer:
 
         Raises:
             ConfigError: The key may not sign for this person.
-            ProofInvalid: A resolution names no question, or a decision no verdict: nothing would bind it.
+            ProofInvalid: A resolution names no question, or a decision no verdict: nothing would bind it. Or it says
+                what no JSON can.
         """
+        return said.model_copy(update={"proof": self._proof(run, said, lasts)})
+
+    def _proof(self, run: str, said: Decision | Resolution, lasts: timedelta) -> Proof:
         if not self.key.may_sign_for(said.by):
             raise ConfigError(f"The key {self.id} may not sign for {said.by!r}.", hint="Use the person's own name.")
         if isinstance(said, Resolution) and said.question is None:
@@ -134,18 +170,19 @@ class Signer:
             raise ProofInvalid("A decision is signed with its verdict.", hint="Give `verdict`.")
         expires_at, nonce = datetime.now(UTC) + lasts, secrets.token_urlsafe(16)
         signature = self._private.sign(statement(run, said, key=self.id, expires_at=expires_at, nonce=nonce))
-        proof = Proof(key=self.id, expires_at=expires_at, nonce=nonce, signature=_encoded(signature))
-        return said.model_copy(update={"proof": proof})
+        return Proof(key=self.id, expires_at=expires_at, nonce=nonce, signature=_encoded(signature))
 
 
 class KeyRing:
     """The approver keys of a project: from its file, or from the environment where there is none to share.
 
-    The file is read anew whenever it is used, so a revocation counts at once.
+    The file is read anew whenever it is used, so a revocation in it counts at once, also of a key that came from the
+    environment. A process that has the environment alone learns of one when it is started anew.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings.approvals
+    def __init__(self, settings: Settings, *, public_only: bool = False) -> None:
+        self._settings = settings
+        self._public_only = public_only
         self.file = settings.state / "secrets" / FILE
 
     @classmethod
@@ -159,15 +196,12 @@ class KeyRing:
         Raises:
             ConfigError: The file is open to others, or cannot be read; a key in the environment is none.
         """
-        keys = {key.id: key for key in self._in_file()}
-        if self._settings.verify_keys is not None:
-            keys |= {key.id: key for key in _read_public(reveal(self._settings.verify_keys))}
-        if self._settings.signing_key is not None:
-            key = read_private(reveal(self._settings.signing_key))
-            # What was said of it here, like a revocation, counts more than what it was created with.
-            known = keys.get(key.id, key)
-            keys[key.id] = known.model_copy(update={"private": key.private})
-        return sorted(keys.values(), key=lambda key: (key.created_at, key.id))
+        known = _merged([*self._in_file(), *self._in_environment()])
+        return [key.only_public() for key in known] if self._public_only else known
+
+    def public_only(self) -> KeyRing:
+        """The same keys for a process that only verifies: it signs nothing, and need not be given the signing key."""
+        return KeyRing(self._settings, public_only=True)
 
     def signer(self, by: str | None = None) -> Signer | None:
         """The newest usable private key that may sign for this person; None when there is none."""
@@ -187,15 +221,18 @@ class KeyRing:
         proof = said.proof
         if proof is None:
             raise ProofInvalid("It carries no proof, and proof is required here.", hint="Decide through the gateway.")
-        key = next((key for key in self.all() if key.id == proof.key), None)
+        key = next((key for key in self.public_only().all() if key.id == proof.key), None)
         if key is None:
             raise ProofInvalid(f"There is no key {proof.key!r} here.")
         # Two clocks: a key that is unusable now, whatever the run's time is, counts no more.
         unusable = key.unusable(max(at, datetime.now(UTC)))
         if unusable is not None:
             raise ProofInvalid(f"It is not proved: {unusable}.")
-        if at > proof.expires_at + LEEWAY:
-            raise ProofInvalid(f"Its proof expired at {proof.expires_at:%Y-%m-%d %H:%M:%S} UTC.", hint="Decide again.")
+        if proof.expires_at.tzinfo is None:
+            raise ProofInvalid("Its proof says no time zone, so nobody knows when it ends.")
+        if at - LEEWAY > proof.expires_at:
+            ended = proof.expires_at.isoformat(sep=" ", timespec="seconds")
+            raise ProofInvalid(f"Its proof expired at {ended}.", hint="Decide again.")
         if not key.may_sign_for(said.by):
             raise ProofInvalid(f"The key {key.id} may not sign for {said.by!r}.")
         if isinstance(said, Resolution) and said.question is None:
@@ -213,19 +250,24 @@ class KeyRing:
         """A new key in the project's file. Older ones go on counting until they are revoked.
 
         Raises:
-            ConfigError: The file cannot be written.
+            ConfigError: The file cannot be written, or what it is to be for is no name.
         """
-        private = Ed25519PrivateKey.generate()
-        key = Key(
-            id=f"key_{secrets.token_hex(8)}",
-            name=name,
-            subjects=subjects,
-            public=_encoded(private.public_key().public_bytes_raw()),
-            private=_encoded(private.private_bytes_raw()),
-            created_at=datetime.now(UTC),
-            expires_at=expires_at,
-        )
-        conceal(key.private or "")
+        private = _encoded(Ed25519PrivateKey.generate().private_bytes_raw())
+        conceal(private)
+        try:
+            key = Key(
+                id=f"key_{secrets.token_hex(8)}",
+                name=name,
+                subjects=subjects,
+                public=_public_of(private),
+                private=private,
+                created_at=datetime.now(UTC),
+                expires_at=expires_at,
+            )
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"No such key can be made: {field}: {first['msg']}.") from None
         with self._changing() as keys:
             keys.append(key)
         return key
@@ -242,7 +284,10 @@ class KeyRing:
                     earliest = at if key.revoked_at is None else min(at, key.revoked_at)
                     keys[index] = key.model_copy(update={"revoked_at": earliest})
                     return keys[index]
-        raise NotFound(f"There is no key {key_id!r} in {self.file}.", hint="See them: horarium keys list")
+        raise NotFound(
+            f"There is no key {key_id!r} in {self.file}.",
+            hint="See them: horarium keys list. One that is in the environment alone ends when it is taken out there.",
+        )
 
     @contextmanager
     def _changing(self) -> Iterator[list[Key]]:
@@ -250,7 +295,7 @@ class KeyRing:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.file.parent.chmod(0o700)
             with (self.file.parent / ".keys.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._wait_for(lock.fileno())
                 keys = self._in_file()
                 before = list(keys)
                 yield keys
@@ -258,6 +303,19 @@ class KeyRing:
                     self._write(keys)
         except OSError as error:
             raise ConfigError(f"Cannot write {self.file}: {error.strerror}.") from error
+
+    def _wait_for(self, lock: int) -> None:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"Another process has been writing {self.file} for {LOCK_SECONDS:.0f} seconds.",
+                        hint="See whether a `horarium keys` hangs, end it, and try again.",
+                    ) from None
+                time.sleep(0.01)
 
     def _write(self, keys: list[Key]) -> None:
         descriptor, name = tempfile.mkstemp(dir=self.file.parent, prefix=".keys-")  # 0600
@@ -267,18 +325,22 @@ class KeyRing:
                 opened.flush()
                 os.fsync(opened.fileno())
             Path(name).replace(self.file)
+            _sync(self.file.parent)  # a revocation outlives a power cut
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
 
     def _in_file(self) -> list[Key]:
         try:
-            if self.file.stat().st_mode & 0o077:
-                raise ConfigError(
-                    f"{self.file} can be read by others, so its keys prove nothing.",
-                    hint=f"Close it: chmod 600 {self.file}; then make new keys if others may have read it.",
-                )
-            keys = _KEYS.validate_json(self.file.read_bytes())
+            with self.file.open("rb") as opened:
+                # Of what is open, not of the name: that can be another file by now.
+                mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
+                if mode & 0o077:
+                    raise ConfigError(
+                        f"{self.file} is open to others (mode {mode:o}), so its keys prove nothing.",
+                        hint=f"Close it: chmod 600 {self.file}; then make new keys if others may have read it.",
+                    )
+                keys = _KEYS.validate_json(opened.read())
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -288,6 +350,58 @@ class KeyRing:
         for key in keys:
             conceal(key.private or "")
         return keys
+
+    def _in_environment(self) -> list[Key]:
+        approvals, found = self._settings.approvals, list[Key]()
+        if approvals.verify_keys is not None:
+            found += _read_public(reveal(approvals.verify_keys))
+        if approvals.signing_key is not None:
+            try:
+                line = reveal(approvals.signing_key)
+            except ConfigError:
+                if not self._public_only:
+                    raise
+            else:
+                found.append(read_private(line))
+        return found
+
+
+def _merged(found: Iterable[Key]) -> list[Key]:
+    """Each key once, the oldest first. Wherever it was ended first, it ended: an old copy brings nothing back.
+
+    Raises:
+        ConfigError: Two different keys have one id.
+    """
+    keys: dict[str, Key] = {}
+    for key in found:
+        other = keys.get(key.id, key)
+        if other.public != key.public:
+            raise ConfigError(f"There are two different keys {key.id}.", hint="Take the one out that is not yours.")
+        keys[key.id] = key.model_copy(
+            update={
+                "subjects": other.subjects,
+                "private": key.private or other.private,
+                "expires_at": _earlier(key.expires_at, other.expires_at),
+                "revoked_at": _earlier(key.revoked_at, other.revoked_at),
+            }
+        )
+    return sorted(keys.values(), key=lambda key: (key.created_at, key.id))
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((moment for moment in (one, other) if moment is not None), default=None)
+
+
+def _public_of(private: str) -> str:
+    return _encoded(Ed25519PrivateKey.from_private_bytes(_decoded(private)).public_key().public_bytes_raw())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_private(key: Key) -> str:
@@ -301,6 +415,7 @@ def read_private(text: str) -> Key:
     Raises:
         ConfigError: It is something else.
     """
+    conceal(text.strip())
     key = _read(text)
     if key.private is None:
         raise ConfigError("The signing key has no private part.", hint="Create one: horarium keys create --print")
@@ -324,6 +439,11 @@ def _read(text: str) -> Key:
         raise ConfigError(
             "That is no approver key.", hint="Take the line that `horarium keys` printed, whole."
         ) from None
+
+
+def _remembered(remember: Remember) -> dict[str, Any]:
+    # The bounds as they are: in pydantic's JSON an infinity becomes null, and both would have one signature.
+    return remember.model_dump(mode="json", exclude={"bounds"}) | {"bounds": remember.bounds}
 
 
 def _digest(text: str | None) -> str | None:

@@ -90,6 +90,7 @@ class Ballot(Payload):
     at: datetime
     via: Literal["update", "signal"]
     key: str | None = Field(default=None, description="The key that proved who decided. None: the name is a claim.")
+    edits: bool = Field(default=False, description="The decision came with arguments, the same or others.")
 
 
 class RunPlan(Payload):
@@ -241,7 +242,7 @@ class CheckResolution(Payload):
     run: str
     resolution: Resolution
     at: datetime
-    via: Literal["update", "signal"]
+    via: Literal["update", "signal"] | None = Field(default=None, description="None: met where the effect is.")
 
 
 class Checked(Payload):

@@ -39,7 +39,7 @@ from horarium.ledger.grants import Grants
 from horarium.ledger.journal import ApprovalRecorded, Held, Journal, StepClaim, StepRecord, output_digest
 from horarium.plans import WHOLE
 from horarium.proof import KeyRing
-from horarium.protocol import CALL_TOOL, NOTE_CHARS, CheckDecision, ToolOutcome, ToolStep
+from horarium.protocol import CALL_TOOL, NOTE_CHARS, CheckDecision, CheckResolution, ToolOutcome, ToolStep
 from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext
 from horarium.turns import stored_turn
 
@@ -334,13 +334,19 @@ class _Attempt:
             return
         now = datetime.now(UTC)
         if step.again is not None:
-            keys.verify(step.run, step.again, now)
+            try:
+                keys.verify(step.run, step.again, now)
+            except ProofInvalid as error:
+                again = CheckResolution(run=step.run, resolution=step.again, at=now)
+                await self._host.approvals.refused(again, step.again.question or approval, error.code, str(error))
+                raise
         if await self._host.approvals.is_released(approval, step.call.digest):
             return
         for ballot in step.ballots:
             said = ballot.decision
-            own_edit = step.call.edited and said.digest != step.call.digest
-            signed = said.model_copy(update={"arguments": arguments}) if own_edit else said
+            # Who was shown other arguments than these has released these only by giving them.
+            gave = ballot.edits or said.digest != step.call.digest
+            signed = said.model_copy(update={"arguments": arguments if gave else None})
             try:
                 keys.verify(step.run, signed, now)
             except ProofInvalid as error:

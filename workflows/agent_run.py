@@ -118,6 +118,8 @@ class AgentRun:
         self._timer: asyncio.Task[None] | None = None
         self._deadline: tuple[datetime, asyncio.Task[None]] | None = None
         self._resolved: dict[str, Resolution] = {}
+        self._undecided: set[str] = set()
+        self._counted: set[str] = set()
         self._status: Status = "queued"
         self._close: Close | None = None
         self._broken: Exception | None = None
@@ -244,6 +246,8 @@ class AgentRun:
     async def _decide(self, decision: Decision, via: Literal["update", "signal"]) -> ApprovalState:
         with _as_application_error():
             approval = self._desk.check(decision, workflow.now())
+            if self._opened.closed and approval.status == "pending":
+                self._desk.take_back(approval.id, workflow.now())
         checked = Checked()
         call = self._opened.call_of(approval.id)
         if approval.status == "pending" and call is not None and self._must_check(decision):
@@ -262,13 +266,15 @@ class AgentRun:
             )
             if checked.code is not None:
                 raise ApplicationError(checked.message or checked.code, type=checked.code, non_retryable=True)
-        # Checked again: another decision, or the deadline, may have come in between.
+        # Checked again: another decision, the deadline, or the run's end may have come in between.
         with _as_application_error():
+            if self._opened.closed and approval.status == "pending":
+                self._desk.take_back(approval.id, workflow.now())
             taken = self._desk.decide(decision, workflow.now(), via=via, key=checked.key, edited=checked.call)
         if taken.state.repeated:
             return taken.state
         if taken.ballots:
-            self._events.append(Decided(approval.id, taken.ballots, taken.edited))
+            await self._hand_in(Decided(approval.id, taken.ballots, taken.edited))
         else:
             vote = taken.state.approval.votes[-1]
             ballot = protocol.Ballot(
@@ -277,6 +283,23 @@ class AgentRun:
             record = protocol.RecordVote(run=self._run, approval=approval.id, ballot=ballot, digest=vote.digest)
             await self._local(protocol.RECORD_VOTE, record, type(None))
         return taken.state
+
+    async def _hand_in(self, decided: Decided) -> None:
+        """Give a decision to the machine, and answer only when it was taken.
+
+        Raises:
+            ApplicationError: The run no longer waits for it; nothing was released.
+        """
+        self._events.append(decided)
+        if self._plan.revision < 1:
+            return
+        self._undecided.add(decided.approval)
+        await workflow.wait_condition(lambda: decided.approval not in self._undecided)
+        if decided.approval in self._counted:
+            self._counted.discard(decided.approval)
+            return
+        with _as_application_error():
+            self._desk.take_back(decided.approval, workflow.now())
 
     def _must_check(self, decision: Decision) -> bool:
         said_more = decision.proof, decision.arguments, decision.remember
@@ -404,6 +427,7 @@ class AgentRun:
                 if self._asides:
                     await _to_the_end(workflow.wait_condition(lambda: not self._asides))
                 await _to_the_end(self._close_run(self._close))
+                self._undecided.clear()  # too late: whoever waits for an answer is told so
                 await _to_the_end(workflow.wait_condition(workflow.all_handlers_finished))
                 return
             try:
@@ -413,7 +437,17 @@ class AgentRun:
             if self._broken is not None:
                 commands = self._break_off(machine, self._broken)
                 continue
-            commands = machine.handle(next_event(self._events), workflow.now())
+            event = next_event(self._events)
+            commands = machine.handle(event, workflow.now())
+            if isinstance(event, Decided):
+                self._count(machine, event)
+
+    def _count(self, machine: Machine, event: Decided) -> None:
+        """Let whoever decided know whether it counted: the run may have ended in the same moment."""
+        call = machine.call_of(event.approval)
+        if call is not None and call.ballots == event.ballots:
+            self._counted.add(event.approval)
+        self._undecided.discard(event.approval)
 
     def _break_off(self, machine: Machine, error: Exception) -> list[Command]:
         self._broken = None
@@ -758,7 +792,7 @@ class AgentRun:
 
     async def _hand_over(self, machine: Machine) -> None:
         # A handler may still be in the middle; continuing as new now would drop what it brings.
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or bool(self._undecided))
         while self._events:
             if not isinstance(self._events[0], MessageQueued):
                 return  # what it leads to comes first; the next step hands over

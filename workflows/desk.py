@@ -121,7 +121,8 @@ class ApprovalDesk:
             return Taken(ApprovalState(approval=approval, repeated=True))
         verdict = decision.verdict or "reject"
         kept = decision.model_copy(update={"arguments": None})
-        ballots = (*question.ballots, Ballot(decision=kept, at=at, via=via, key=key))
+        edits = decision.arguments is not None
+        ballots = (*question.ballots, Ballot(decision=kept, at=at, via=via, key=key, edits=edits))
         digest = edited.digest if edited else approval.digest
         vote = Vote(by=decision.by, verdict=verdict, digest=digest, at=at, via=via, key=key, comment=decision.comment)
         votes = (*approval.votes, vote)
@@ -159,6 +160,16 @@ class ApprovalDesk:
     def withdraw(self, approval_id: str, at: datetime) -> None:
         """The run no longer waits for this; late decisions are told so."""
         self._end(approval_id, "withdrawn", at)
+
+    def take_back(self, approval_id: str, at: datetime) -> None:
+        """A decision came as the run stopped waiting: it released nothing.
+
+        Raises:
+            ApprovalWithdrawn: Always, so that whoever decided is told.
+        """
+        fresh = {"status": "withdrawn", "decided_at": at, "decided_by": None, "comment": None}
+        self._change(approval_id, fresh)
+        raise ApprovalWithdrawn(f"Approval {approval_id} was withdrawn: the run ended before the decision counted.")
 
     def expire(self, approval_id: str, at: datetime) -> None:
         """Nobody decided in time."""

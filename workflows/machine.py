@@ -866,7 +866,7 @@ class Machine:
         if resolution.verdict == "retry":
             call.phase = "running"
             call.permit += 1
-            call.again = resolution.model_copy(update={"question": question, "comment": None})
+            call.again = resolution.model_copy(update={"question": question})  # all of it: it may be signed
             self._show(call.number, status="claimed")
             return [*settled, self._tool_command(call)]
         call.phase = "settling"

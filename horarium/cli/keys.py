@@ -52,10 +52,12 @@ def create(
     """
     if bool(people) == anybody:
         raise typer.BadParameter("say whom it may sign for: --for PERSON, or --any", param_hint="--for")
+    if ANYBODY in (people or ()):
+        raise typer.BadParameter("is no person; for a key that signs for anybody say --any", param_hint="--for")
 
     async def work() -> int:
         subjects = (ANYBODY,) if anybody else tuple(people or ())
-        expires_at = datetime.now(UTC) + _duration(lasts, "--lasts") if lasts is not None else None
+        expires_at = _from_now(lasts, "--lasts") if lasts is not None else None
         key = _ring().create(name, subjects, expires_at)
         if as_json:
             talk.emit(key_json(key) | ({"private": write_private(key)} if show else {}))
@@ -90,14 +92,16 @@ def list_(
     async def work() -> int:
         keys, now = _ring().all(), datetime.now(UTC)
         if public:
-            print(write_public([key for key in keys if key.unusable(now) is None]))
-        elif as_json:
+            keys = [key for key in keys if key.unusable(now) is None]
+        if as_json:
             for key in keys:
                 talk.emit(key_json(key))
+        elif keys and public:
+            print(write_public(keys))
         elif keys:
             talk.out().print(talk.table(COLUMNS, [_row(key, now) for key in keys], keep=("id",)))
         else:
-            talk.say("There are no keys. Create one: horarium keys create --name gateway --any")
+            talk.say("There is no key that counts. Create one: horarium keys create --name gateway --any")
         return talk.DONE
 
     talk.perform(work())
@@ -123,7 +127,7 @@ def revoke(
     """
 
     async def work() -> int:
-        at = datetime.now(UTC) + (_duration(after, "--after") if after is not None else timedelta(0))
+        at = _from_now(after, "--after") if after is not None else datetime.now(UTC)
         revoked = _ring().revoke(key, at)
         if as_json:
             talk.emit(key_json(revoked))
@@ -156,8 +160,13 @@ def _ring() -> KeyRing:
     return KeyRing.of(Settings.load())
 
 
-def _duration(text: str, option: str) -> timedelta:
+def _from_now(text: str, option: str) -> datetime:
     try:
-        return TypeAdapter(Duration).validate_python(text)
+        lasting = TypeAdapter(Duration).validate_python(text)
+        if lasting < timedelta(0):
+            raise typer.BadParameter("lies in the past", param_hint=option)
+        return datetime.now(UTC) + lasting
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"], param_hint=option) from error
+    except OverflowError as error:
+        raise typer.BadParameter("is longer than can be counted", param_hint=option) from error

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --kills 200 --seed 7`: kill for a while, then say what came of it."""
+"""`python -m tests.chaos --kills 300 --seed 7`: kill for a while, then say what came of it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from rich.table import Table
 from tests.chaos.harness import IN_FLIGHT, Outcome, Target, chaos
 from tests.support.stack import scratch
 
+_VERDICTS = {"retry": "retried", "supply": "supplied"}
+
 
 def main() -> int:
     """Exit code 0 when every promise was kept, else 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=None, help="Of what is killed when. Default: a new one.")
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="Runs at any time. Default: %(default)s.")
     parser.add_argument(
@@ -35,7 +37,7 @@ def main() -> int:
     outcome = asyncio.run(work)
     console.print(table(outcome))
     for problem in outcome.problems:
-        console.print(f"[red]{problem}[/red]", highlight=False)
+        console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
     if not chosen.keep and not outcome.problems:
         shutil.rmtree(directory, ignore_errors=True)
     else:
@@ -50,13 +52,23 @@ def table(outcome: Outcome) -> Table:
     for what, count in (
         *((f"kills of {target}", count) for target, count in sorted(outcome.kills.items())),
         *((f"runs {status}", count) for status, count in sorted(outcome.runs.items())),
-        ("approvals sent", outcome.approvals),
-        *((f"unknown outcomes resolved: {verdict}", count) for verdict, count in sorted(outcome.resolved.items())),
-        ("effects in the book", found.effects),
-        ("idempotent effects sent again with the same key", found.repeated_puts),
+        *((f"people: {way}", count) for way, count in sorted(outcome.ways.items())),
+        *((f"approvals {status}", count) for status, count in sorted(found.approvals.items())),
+        ("approvals with changed arguments", found.edited),
+        *((f"effects, {kind}", count) for kind, count in sorted(found.effects.items())),
         ("effects done twice", len(found.twice)),
         ("effects lost", len(found.lost)),
-        ("effects before their approval", len(found.unapproved)),
+        ("effects without or before their approval", len(found.unapproved)),
+        ("idempotent effects sent again with the same key, applied once", found.sent_again),
+        ("unknown outcomes in the inbox", found.unknown.total()),
+        *((f"unknown outcomes → {_VERDICTS.get(verdict, verdict)}", n) for verdict, n in sorted(found.unknown.items())),
+        *((f"probe: {answer}", count) for answer, count in sorted(found.probed.items())),
+        ("calls settled by the probe's word", found.verified),
+        ("outcomes guessed", len(found.guessed)),
+        ("unknown outcomes not in the inbox, or there without need", len(found.unseen)),
+        ("questions and calls left over", len(found.left)),
+        ("approvals with two winners", len(found.divided)),
+        ("audit entries in an intact chain", found.audit_entries),
         ("runs that neither ended nor say what they wait for", len(outcome.unfinished)),
     ):
         rows.add_row(what, f"{count:,}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.book import KINDS
 from tests.chaos.harness import Target, chaos
 
 
@@ -24,4 +25,7 @@ async def test_no_effect_is_lost_or_doubled_under_kill_9(
     assert outcome.problems == []
     assert outcome.kills.total() == kills
     assert outcome.runs["completed"] >= 20
-    assert outcome.findings.effects > 0
+    assert set(outcome.findings.effects) == set(KINDS.values())
+    assert set(outcome.findings.unknown) == {"retry", "supply"}
+    assert outcome.findings.edited > 0
+    assert ("server" in targets) or outcome.findings.approvals["rejected"] > 0

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
+from horarium.cli import app as horarium
 from horarium.cli import approvals, keys
 from horarium.contract import Decision
 from horarium.ledger.database import Ledger
@@ -61,7 +61,19 @@ def test_a_printed_key_is_one_line_that_a_service_can_sign_with(project: Path) -
     assert KeyRing.of(Settings.load(project)).verify("run_1", signed, datetime.now(UTC)).startswith("key_")
 
 
-@pytest.mark.parametrize("wrong", [[], ["--any", "--for", "ana"], ["--any", "--lasts", "soon"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        ["--any", "--for", "ana"],
+        ["--for", "*"],
+        ["--for", " "],
+        ["--any", "--lasts", "soon"],
+        ["--any", "--lasts", "-P1D"],
+        ["--any", "--lasts", "9999999d"],
+    ],
+    ids=str,
+)
 def test_a_key_needs_to_be_for_somebody_and_may_end(wrong: list[str], project: Path) -> None:
     assert run("keys", "create", "--name", "n", *wrong).exit_code == 2
     assert not (project / ".horarium" / "secrets" / FILE).exists()
@@ -87,6 +99,47 @@ def test_a_key_can_be_revoked_later_to_leave_time_to_change_over(project: Path) 
     assert signer is not None
     assert signer.id == key
     assert "in 23 hours" in run("keys", "list").stdout
+
+
+def test_a_key_with_an_end_is_shown_with_it() -> None:
+    created("--for", "ana", "--for", "ben", "--lasts", "90d")
+
+    (key,) = [json.loads(line) for line in run("keys", "list", "--json").stdout.splitlines()]
+
+    assert key["subjects"] == ["ana", "ben"]
+    assert datetime.fromisoformat(key["expires_at"]) - datetime.fromisoformat(key["created_at"]) < timedelta(days=90)
+    assert "in 89 days" in run("keys", "list").stdout
+
+
+def test_the_private_key_is_in_json_when_it_is_asked_for_and_not_otherwise() -> None:
+    words = ("keys", "create", "--name", "n", "--any", "--json")
+
+    assert "private" not in json.loads(run(*words).stdout)
+    printed = json.loads(run(*words, "--print").stdout)
+    assert read_private(printed["private"]).id == printed["id"]
+
+
+def test_no_key_is_said_to_be_and_leaves_nothing_that_could_be_taken_for_one() -> None:
+    for words in (["list"], ["list", "--public"]):
+        result = run("keys", *words)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "horarium keys create" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["create", "list", "revoke"])
+def test_every_help_has_an_example_and_the_exit_codes(command: str) -> None:
+    said = CliRunner().invoke(horarium, ["keys", command, "--help"]).stdout
+
+    assert f"  horarium keys {command}" in said
+    assert "Exit codes:" in said
+
+
+def test_a_name_that_steers_terminals_is_shown_and_does_not() -> None:
+    assert run("keys", "create", "--name", "\x1b[31mred", "--for", "a\u202eb").exit_code == 0
+
+    shown = run("keys", "list").stdout
+    assert "<U+001B>[31mred" in shown
+    assert "a<U+202E>b" in shown
 
 
 def test_a_key_that_is_not_there_is_said_to_be() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import json
+import os
 import sys
 import tempfile
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 
 from horarium.contract import Decision, Proof, Remember, Resolution
 from horarium.errors import ConfigError, NotFound, ProofInvalid
-from horarium.proof import ANYBODY, KeyRing, Signer, read_private, write_private, write_public
+from horarium.proof import ANYBODY, FILE, KeyRing, Signer, read_private, write_private, write_public
 from horarium.secrets import HIDDEN, redact
 from horarium.settings import ApprovalsSettings, Settings
 
@@ -37,6 +40,14 @@ def ring(settings: Settings) -> KeyRing:
     return KeyRing.of(settings)
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> KeyRing:
+    """One key that many examples share."""
+    ring = KeyRing.of(Settings(root=tmp_path_factory.mktemp("shared")))
+    ring.create("a service", (ANYBODY,))
+    return ring
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 
@@ -45,12 +56,62 @@ def a_signer(ring: KeyRing, *subjects: str) -> Signer:
     return Signer(ring.create("a service", subjects or (ANYBODY,)))
 
 
+def signed_by(signer: Signer, said: Said) -> Said:
+    match said:
+        case Decision():
+            return signer.sign(RUN, said)
+        case Resolution():
+            return signer.sign(RUN, said)
+
+
 @pytest.mark.parametrize("said", [DECISION, RESOLUTION])
 def test_what_was_signed_is_proved_by_its_key(ring: KeyRing, said: Said) -> None:
     signer = a_signer(ring)
 
-    assert ring.verify(RUN, signer.sign(RUN, said), now()) == signer.id
+    assert ring.verify(RUN, signed_by(signer, said), now()) == signer.id
 
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+ARGUMENTS = st.dictionaries(TEXT, VALUES, max_size=3)
+# What is equal to Python, like 1, 1.0 and True, is told apart where it is signed; a change has to be one for both.
+PROOF: dict[str, st.SearchStrategy[Any]] = {
+    "key": st.from_regex(r"\Akey_[0-9a-z]{16}\Z"),
+    "expires_at": st.datetimes(timezones=st.just(UTC), min_value=datetime(2030, 1, 1)),
+    "nonce": st.text("abcdef", min_size=8, max_size=64),
+    "signature": st.text("abcdefAEIQ", min_size=86, max_size=86),
+}
+BOTH: dict[str, st.SearchStrategy[Any]] = {"by": TEXT, "comment": st.none() | TEXT}
+DECISION_FIELDS = BOTH | {
+    "approval": TEXT,
+    "digest": TEXT,
+    "verdict": st.sampled_from(["approve", "reject", "answer"]),
+    "arguments": st.none() | ARGUMENTS,
+    "answer": st.none() | TEXT,
+    "remember": st.none()
+    | st.builds(
+        Remember,
+        scope=st.sampled_from(["run", "thread", "agent"]),
+        lasts=st.timedeltas(min_value=timedelta(microseconds=1), max_value=timedelta(days=1000)),
+        bounds=ARGUMENTS,
+    ),
+}
+RESOLUTION_FIELDS = BOTH | {
+    "step": TEXT,
+    "question": TEXT,
+    "verdict": st.sampled_from(["retry", "supply", "skip", "fail"]),
+    "output": st.none() | TEXT,
+}
+DECISIONS = st.builds(Decision, **DECISION_FIELDS)
+RESOLUTIONS = st.builds(Resolution, **RESOLUTION_FIELDS)
+FIELDS: dict[type[Said], dict[str, st.SearchStrategy[Any]]] = {
+    Decision: DECISION_FIELDS | PROOF,
+    Resolution: RESOLUTION_FIELDS | PROOF,
+}
 
 CHANGES: list[tuple[Said, dict[str, Any]]] = [
     (DECISION, {"approval": "apr_9"}),
@@ -75,19 +136,78 @@ CHANGES: list[tuple[Said, dict[str, Any]]] = [
 def test_nothing_that_a_decision_says_can_be_changed_afterwards(
     ring: KeyRing, said: Said, change: dict[str, Any]
 ) -> None:
-    changed = a_signer(ring).sign(RUN, said).model_copy(update=change)
+    changed = signed_by(a_signer(ring), said).model_copy(update=change)
 
     with pytest.raises(ProofInvalid, match="signature"):
         ring.verify(RUN, changed, now())
 
 
 def test_every_field_of_a_decision_is_bound() -> None:
-    changed = {type(said): {*()} for said, _ in CHANGES}
+    changed: dict[type[Said], set[str]] = {Decision: set(), Resolution: set()}
     for said, change in CHANGES:
         changed[type(said)] |= set(change)
 
     assert changed[Decision] == set(Decision.model_fields) - {"proof"}
     assert changed[Resolution] == set(Resolution.model_fields) - {"proof"}
+
+
+@given(data=st.data())
+def test_whatever_is_said_is_proved_as_it_was_said_and_in_no_other_words(data: st.DataObject, shared: KeyRing) -> None:
+    signer = shared.signer()
+    assert signer is not None
+    said = data.draw(st.one_of(DECISIONS, RESOLUTIONS))
+    # As it arrives: over the wire and back.
+    signed = type(said).model_validate_json(signed_by(signer, said).model_dump_json())
+    proof = signed.proof
+    assert proof is not None
+    assert shared.verify(RUN, signed, now()) == signer.id
+
+    name = data.draw(st.sampled_from(sorted(FIELDS[type(said)])))
+    if name in Proof.model_fields:
+        other = data.draw(FIELDS[type(said)][name].filter(lambda value: value != getattr(proof, name)))
+        changed = signed.model_copy(update={"proof": proof.model_copy(update={name: other})})
+    else:
+        other = data.draw(FIELDS[type(said)][name].filter(lambda value: value != getattr(said, name)))
+        changed = signed.model_copy(update={name: other})
+
+    with pytest.raises(ProofInvalid):
+        shared.verify(RUN, changed, now())
+
+
+UNSAYABLE: list[dict[str, Any]] = [
+    {"arguments": {"amount": float("nan")}},
+    {"arguments": {"at": datetime(2026, 11, 21, tzinfo=UTC)}},
+    {"remember": Remember(scope="run", lasts=timedelta(hours=1), bounds={"amount": {"maximum": float("inf")}})},
+]
+
+
+@pytest.mark.parametrize("unsayable", UNSAYABLE, ids=str)
+def test_what_no_json_can_say_is_neither_signed_nor_proved(ring: KeyRing, unsayable: dict[str, Any]) -> None:
+    signer = a_signer(ring)
+
+    with pytest.raises(ProofInvalid, match="cannot be signed"):
+        signer.sign(RUN, DECISION.model_copy(update=unsayable))
+    with pytest.raises(ProofInvalid, match="cannot be signed"):
+        ring.verify(RUN, signer.sign(RUN, DECISION).model_copy(update=unsayable), now())
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        datetime(2100, 1, 1),
+        datetime.max.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=timezone(-timedelta(hours=12))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=12))),
+    ],
+    ids=str,
+)
+def test_a_deadline_that_somebody_made_up_is_refused_and_breaks_nothing(ring: KeyRing, ends: datetime) -> None:
+    signed = a_signer(ring).sign(RUN, DECISION)
+    assert signed.proof is not None
+    forged = signed.model_copy(update={"proof": signed.proof.model_copy(update={"expires_at": ends})})
+
+    with pytest.raises(ProofInvalid):
+        ring.verify(RUN, Decision.model_validate_json(forged.model_dump_json()), now())
 
 
 def test_a_proof_for_one_run_is_none_for_another(ring: KeyRing) -> None:
@@ -238,6 +358,44 @@ def test_a_key_that_is_not_there_cannot_be_revoked(ring: KeyRing) -> None:
         ring.revoke("key_0000000000000000", now())
 
 
+@pytest.mark.parametrize("ends", [{}, {"expires_at": datetime(2030, 1, 1)}], ids=str)
+def test_a_key_for_nobody_is_not_made(ring: KeyRing, ends: dict[str, datetime]) -> None:
+    with pytest.raises(ConfigError, match="expires_at" if ends else "subjects"):
+        ring.create("a service", ("ana",) if ends else (" ",), **ends)
+    assert ring.all() == []
+
+
+def test_a_process_that_hangs_while_it_writes_is_not_waited_for_without_end(
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = ring.create("a service", (ANYBODY,))
+    monkeypatch.setattr("horarium.proof.LOCK_SECONDS", 0.05)
+
+    with (ring.file.parent / ".keys.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="Another process"):
+            ring.revoke(key.id, now())
+
+    assert ring.revoke(key.id, now()).revoked_at is not None
+
+
+def test_a_write_that_breaks_off_leaves_the_keys_that_were_there(
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = ring.create("a service", (ANYBODY,))
+
+    def no_room(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(ConfigError, match="No space left"):
+        ring.create("another", (ANYBODY,))
+    monkeypatch.undo()
+
+    assert ring.all() == [key]
+    assert sorted(file.name for file in ring.file.parent.iterdir()) == [".keys.lock", FILE]
+
+
 async def test_two_processes_that_create_keys_at_once_lose_none(settings: Settings, ring: KeyRing) -> None:
     program = (
         "import sys; from pathlib import Path\n"
@@ -271,6 +429,62 @@ def test_a_service_signs_with_a_key_from_its_environment_and_a_worker_verifies_w
     assert worker.signer() is None
 
 
+def test_a_worker_that_only_verifies_need_not_be_given_the_signing_key(
+    ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = ring.create("a service", (ANYBODY,))
+    monkeypatch.setenv("APPROVER_KEYS", write_public([key]))
+    monkeypatch.delenv("APPROVER_KEY", raising=False)
+    # One horarium.toml for all; the variables differ.
+    both = ApprovalsSettings(signing_key="${APPROVER_KEY}", verify_keys="${APPROVER_KEYS}")
+    worker = KeyRing.of(Settings(root=tmp_path / "worker", approvals=both))
+
+    assert worker.verify(RUN, Signer(key).sign(RUN, DECISION), now()) == key.id
+    assert worker.public_only().signer() is None
+    with pytest.raises(ConfigError, match="APPROVER_KEY is not set"):
+        worker.signer()
+
+
+def test_a_ring_of_public_keys_verifies_and_signs_nothing(ring: KeyRing) -> None:
+    signer, public = a_signer(ring), ring.public_only()
+
+    assert public.verify(RUN, signer.sign(RUN, DECISION), now()) == signer.id
+    assert public.signer() is None
+    assert [key.private for key in public.all()] == [None]
+
+
+def test_an_old_copy_in_the_environment_does_not_bring_a_revoked_key_back(
+    ring: KeyRing, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = ring.create("a service", (ANYBODY,))
+    signed = Signer(key).sign(RUN, DECISION)
+    monkeypatch.setenv("APPROVER_KEY", write_private(key))
+    monkeypatch.setenv("APPROVER_KEYS", write_public([key]))
+    both = ApprovalsSettings(signing_key="${APPROVER_KEY}", verify_keys="${APPROVER_KEYS}")
+    with_copies = KeyRing.of(settings.model_copy(update={"approvals": both}))
+    assert with_copies.verify(RUN, signed, now()) == key.id
+
+    ring.revoke(key.id, now())
+
+    with pytest.raises(ProofInvalid, match="revoked"):
+        with_copies.verify(RUN, signed, now())
+    assert with_copies.signer() is None
+
+
+def test_a_key_that_takes_the_id_of_another_is_refused(
+    ring: KeyRing, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = ring.create("a service", (ANYBODY,))
+    other = KeyRing.of(Settings(root=tmp_path / "elsewhere")).create("a stranger", (ANYBODY,))
+    monkeypatch.setenv("APPROVER_KEYS", write_public([other.model_copy(update={"id": key.id})]))
+    mixed = settings.model_copy(update={"approvals": ApprovalsSettings(verify_keys="${APPROVER_KEYS}")})
+
+    with pytest.raises(ConfigError, match="two different keys"):
+        KeyRing.of(mixed).all()
+    with pytest.raises(ConfigError, match="no approver key"):
+        read_private(write_private(key.model_copy(update={"private": other.private})))
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "eyJhIjoxfQ", "ü"])
 def test_something_else_in_the_environment_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(ConfigError, match="approver key") as caught:
@@ -285,6 +499,32 @@ def test_a_private_key_is_kept_out_of_what_is_logged_or_printed(ring: KeyRing) -
     assert redact(f"broken: {key.private}") == f"broken: {HIDDEN}"
     assert key.private not in repr(key)
     assert key.private not in write_public([key])
+
+
+async def test_a_key_from_the_environment_is_kept_out_of_the_log(ring: KeyRing, tmp_path: Path) -> None:
+    key = ring.create("a service", (ANYBODY,))
+    line = write_private(key)
+    program = (
+        "import sys, structlog; from pathlib import Path; from horarium.logs import set_up_logging\n"
+        "from horarium.proof import KeyRing; from horarium.settings import ApprovalsSettings, Settings\n"
+        "approvals = ApprovalsSettings(signing_key='${APPROVER_KEY}')\n"
+        "signer = KeyRing.of(Settings(root=Path(sys.argv[1]), approvals=approvals)).signer()\n"
+        "set_up_logging(json=True)\n"
+        "structlog.get_logger().warning('broken', line=sys.stdin.read(), key=signer.key.private, signer=signer.key)\n"
+    )
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, str(tmp_path / "service")),
+        env=os.environ | {"APPROVER_KEY": f"{line}\n"},
+        stdin=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, logged = await asyncio.wait_for(process.communicate(f"at {line} and".encode()), 60)
+
+    assert process.returncode == 0, logged
+    (event,) = (json.loads(found) for found in logged.decode().splitlines())
+    assert (event["line"], event["key"]) == (f"at {HIDDEN} and", HIDDEN)
+    assert str(key.private) not in logged.decode()
 
 
 def test_a_proof_is_small_enough_for_a_signal(ring: KeyRing) -> None:
