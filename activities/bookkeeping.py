@@ -85,7 +85,7 @@ from horarium.protocol import (
     WriteMessage,
 )
 from horarium.settings import Settings, notifies
-from horarium.toolhost import outcome_of
+from horarium.toolhost import heartbeating, outcome_of
 from horarium.tools import Effect, schema_problem
 from horarium.turns import StoredCall, stored_turn
 
@@ -387,7 +387,8 @@ class Bookkeeping:
             )
             released = grant.id if grant is not None else None
         people = people_of(gate.approvers, self._settings)
-        return Asking(request=request, arguments=arguments, people=people, released_by=released)
+        not_by = asking.not_by if gate.four_eyes else ()
+        return Asking(request=request, arguments=arguments, people=people, not_by=not_by, released_by=released)
 
     @activity.defn(name=CHECK_DECISION)
     async def check_decision(self, checking: CheckDecision) -> Checked:
@@ -416,7 +417,7 @@ class Bookkeeping:
     def _proven(self, run: str, said: Decision | Resolution, at: datetime) -> str | None:
         if said.proof is None and not self._settings.approvals.require_proof:
             return None
-        return KeyRing.of(self._settings).verify(run, said, at)
+        return KeyRing.of(self._settings).public_only().verify(run, said, at)
 
     async def _may_remember(self, checking: CheckDecision) -> None:
         """Refuse a standing grant whose bounds could not be compared.
@@ -465,7 +466,8 @@ class Bookkeeping:
     @activity.defn(name=RECORD_VOTE)
     async def record_vote(self, vote: RecordVote) -> None:
         """Write down a vote that does not decide yet."""
-        await self._approvals.vote(vote.run, vote.approval, vote.ballot, vote.digest)
+        async with heartbeating():
+            await self._approvals.vote(vote.run, vote.approval, vote.ballot, vote.digest)
 
     @activity.defn(name=ESCALATE)
     async def escalate(self, escalation: Escalate) -> Escalated:
@@ -486,20 +488,22 @@ class Bookkeeping:
     @activity.defn(name=SETTLE_QUESTION)
     async def settle_question(self, settled: SettleQuestion) -> None:
         """Write down how a person settled a question."""
-        await self._approvals.settle_question(settled)
+        async with heartbeating():
+            await self._approvals.settle_question(settled)
 
     @activity.defn(name=SETTLE_APPROVALS)
     async def settle_approvals(self, settling: SettleApprovals) -> None:
-        """Write down rejections and withdrawals, and settle the calls they were about: they are not made."""
-        for outcome in settling.outcomes:
-            await self._approvals.settle(settling.run, outcome)
-            await self._journal.settle_unclaimed(
-                await self._claim_of(settling.run, outcome.guards, outcome.call),
-                _STEP_STATUS[outcome.status],
-                refusal(outcome),
-                by=outcome.by,
-                code="approval_expired" if outcome.status == "expired" else None,
-            )
+        """Write down how approvals ended, and settle the calls they were about: they are not made."""
+        async with heartbeating():
+            for outcome in settling.outcomes:
+                await self._approvals.settle(settling.run, outcome)
+                await self._journal.settle_unclaimed(
+                    await self._claim_of(settling.run, outcome.guards, outcome.call),
+                    _STEP_STATUS[outcome.status],
+                    refusal(outcome),
+                    by=outcome.by,
+                    code="approval_expired" if outcome.status == "expired" else None,
+                )
 
     @activity.defn(name=SETTLE_STEP)
     async def settle_step(self, settling: SettleStep) -> ToolOutcome:
@@ -508,8 +512,9 @@ class Bookkeeping:
         if settling.status == "skipped":
             because = f" because: {settling.comment}" if settling.comment else ""
             output = f"Not done: {settling.by} skipped this call{because}. Go on without it; do not call it again."
-        claim = await self._claim_of(settling.run, settling.number, settling.call)
-        return outcome_of(await self._journal.settle_unclaimed(claim, settling.status, output, by=settling.by))
+        async with heartbeating():
+            claim = await self._claim_of(settling.run, settling.number, settling.call)
+            return outcome_of(await self._journal.settle_unclaimed(claim, settling.status, output, by=settling.by))
 
     @activity.defn(name=MARK_RUN)
     async def mark_run(self, marking: MarkRun) -> None:

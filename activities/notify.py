@@ -134,10 +134,10 @@ class Notifier:
             yield self._program_at(notice, f"webhook {number}", webhook, body)
 
     def _approvers(self, notice: Notice, shown: Shown, link: str | None) -> Iterator[_Target]:
-        """Those who have addresses of their own, and have not voted on what is shown."""
+        """Those who may decide, have addresses of their own, and have not voted on what is shown."""
         voted = [vote.by for vote in shown.votes if vote.digest == shown.digest]
         for person in people(shown.approvers, self._settings.roles):
-            if is_among(person, voted):
+            if is_among(person, (*voted, *shown.not_by)):
                 continue
             references = next((found for name, found in self._settings.people.items() if same_person(name, person)), ())
             for number, reference in enumerate(references, 1):

@@ -52,7 +52,7 @@ from horarium.contract import (
     Verdict,
 )
 from horarium.definitions import Agent, Limits
-from horarium.errors import Conflict, HorariumError, RunNotFound, Unreachable
+from horarium.errors import ApprovalNotFound, Conflict, HorariumError, RunNotFound, Unreachable
 from horarium.ids import new_run_id, run_id_for_key
 from horarium.ledger.agents import Agents, AgentVersion
 from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord
@@ -68,6 +68,7 @@ from horarium.turns import stored_turn
 # A workflow task of a run takes milliseconds; when its worker dies, this is how long nobody else gets it.
 TASK_TIMEOUT = timedelta(seconds=2)
 LOOK_EVERY = 0.2  # seconds, of `watch`
+CATCHING_UP = 5.0  # seconds that a run may be behind the ledger
 _AWAY = (
     RPCStatusCode.UNAVAILABLE,
     RPCStatusCode.DEADLINE_EXCEEDED,
@@ -256,7 +257,24 @@ class Client:
             NotAnApprover, ProofInvalid, ArgumentsRejected, Conflict: It does not count.
         """
         decision = self._signed(run, decision)
-        return await self._update(run, contract.UPDATE_DECIDE, decision, ApprovalState)
+        deadline = asyncio.get_running_loop().time() + CATCHING_UP
+        while True:
+            try:
+                return await self._update(run, contract.UPDATE_DECIDE, decision, ApprovalState)
+            except ApprovalNotFound:
+                # The ledger may be ahead of the run for a moment: a worker died between writing and saying so.
+                late = asyncio.get_running_loop().time() > deadline
+                if late or not await self._waits(decision.approval):
+                    raise
+                await asyncio.sleep(LOOK_EVERY)
+
+    async def _waits(self, approval_id: str) -> bool:
+        if self.ledger is None:
+            return False
+        try:
+            return (await Approvals(self.ledger).get(approval_id)).status == "pending"
+        except ApprovalNotFound:
+            return False
 
     async def decide_many(self, decisions: Sequence[tuple[str, Decision]]) -> list[ApprovalState | HorariumError]:
         """Send many, each with its run; what became of each, in order. One that does not count stops no other."""

@@ -51,6 +51,11 @@ def approval_id(step: str) -> str:
     return f"apr_{_derived('approval', step)}"
 
 
+def question_id(step: str, phase: str, permit: int) -> str:
+    """What is asked of a step that is `unknown` or `held`; another each time, so that no answer meets a later one."""
+    return approval_id(f"{step}#{phase}{permit}")
+
+
 def grant_id(approval: str) -> str:
     """The standing grant that came with an approval; one for each."""
     return f"gra_{_derived('grant', approval)}"

@@ -206,6 +206,7 @@ class AskApprovals(Payload):
     agent: str = ""
     tenant: str = "default"
     thread: str = ""
+    not_by: tuple[str, ...] = Field(default=(), description="Who four eyes keep out.")
     requests: tuple[ApprovalRequest, ...]
     requested_at: datetime
 

@@ -64,7 +64,7 @@ async def serve_tools(
     queue = f"{TOOL_QUEUE_PREFIX}{name}"
     temporal = await connect(settings)
     ledger = await Ledger.open(settings)
-    keys = KeyRing.of(settings) if settings.approvals.require_proof else None
+    keys = KeyRing.of(settings).public_only() if settings.approvals.require_proof else None
     host = ToolHost(ledger, served, threads=settings.worker.max_steps, keys=keys)
     try:
         await ToolCatalog(ledger).announce((tool.spec for tool in served), queue)

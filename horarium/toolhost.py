@@ -32,7 +32,7 @@ from horarium.errors import (
     StepCrashes,
     ToolError,
 )
-from horarium.ids import split_step_id
+from horarium.ids import question_id, split_step_id, step_id
 from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
 from horarium.ledger.grants import Grants
@@ -333,12 +333,13 @@ class _Attempt:
         if keys is None:
             return
         now = datetime.now(UTC)
-        if step.again is not None:
+        if step.again is not None or step.permit > 0:
             try:
-                keys.verify(step.run, step.again, now)
+                self._asked_again(keys, now)
             except ProofInvalid as error:
-                again = CheckResolution(run=step.run, resolution=step.again, at=now)
-                await self._host.approvals.refused(again, step.again.question or approval, error.code, str(error))
+                if step.again is not None:
+                    again = CheckResolution(run=step.run, resolution=step.again, at=now)
+                    await self._host.approvals.refused(again, step.again.question or approval, error.code, str(error))
                 raise
         if await self._host.approvals.is_released(approval, step.call.digest):
             return
@@ -348,7 +349,8 @@ class _Attempt:
             gave = ballot.edits or said.digest != step.call.digest
             signed = said.model_copy(update={"arguments": arguments if gave else None})
             try:
-                keys.verify(step.run, signed, now)
+                if keys.verify(step.run, signed, now) != ballot.key:
+                    raise ProofInvalid("It was signed with another key than the one that was noted.")
             except ProofInvalid as error:
                 attempt = CheckDecision(
                     run=step.run,
@@ -361,6 +363,21 @@ class _Attempt:
                 )
                 await self._host.approvals.refused(attempt, approval, error.code, str(error))
                 raise
+
+    def _asked_again(self, keys: KeyRing, now: datetime) -> None:
+        """Verify the word that raised the permit: a retry of this step, in answer to the question that waited.
+
+        Raises:
+            ProofInvalid: It is missing, not proved, or about something else.
+        """
+        step, said = self._step, self._step.again
+        if said is None:
+            raise ProofInvalid("Nobody's word to do it again came with it, and proof is required here.")
+        keys.verify(step.run, said, now)
+        own = step_id(step.run, step.number)
+        asked = {question_id(own, phase, step.permit - 1) for phase in ("unknown", "held")}
+        if said.step != own or said.verdict != "retry" or said.question not in asked:
+            raise ProofInvalid("The word to do it again is about another step or another question.")
 
     async def _resumed(
         self, claim: StepClaim, before: StepRecord, approval: ApprovalRecorded | None

@@ -64,7 +64,7 @@ async def serve_engine(
         await agents.register(agent)
     await ToolCatalog(ledger).announce(tool.spec for tool in project.tools.values())
     catalog = Catalog(ledger, project.tools.values())
-    keys = KeyRing.of(settings) if settings.approvals.require_proof else None
+    keys = KeyRing.of(settings).public_only() if settings.approvals.require_proof else None
     tools = ToolHost(ledger, project.tools.values(), threads=settings.worker.max_steps, keys=keys)
     bookkeeping = Bookkeeping(ledger, catalog, temporal, AgentFiles(settings), settings)
     activities: list[Callable[..., Any]] = [

@@ -91,6 +91,7 @@ RETRY = RetryPolicy(
 )
 LOCAL_RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=10))
 LOCAL_TIMEOUT = timedelta(seconds=20)
+WRITE_TIMEOUT = timedelta(minutes=5)
 KEPT_REFUSALS = 10
 KEPT_RESOLUTIONS = 50
 CARRIED_STEPS = 50
@@ -119,6 +120,7 @@ class AgentRun:
         self._deadline: tuple[datetime, asyncio.Task[None]] | None = None
         self._resolved: dict[str, Resolution] = {}
         self._undecided: set[str] = set()
+        self._inquiring: set[str] = set()
         self._counted: set[str] = set()
         self._status: Status = "queued"
         self._close: Close | None = None
@@ -281,7 +283,7 @@ class AgentRun:
                 decision=decision.model_copy(update={"arguments": None}), at=vote.at, via=via, key=vote.key
             )
             record = protocol.RecordVote(run=self._run, approval=approval.id, ballot=ballot, digest=vote.digest)
-            await self._local(protocol.RECORD_VOTE, record, type(None))
+            await self._written(protocol.RECORD_VOTE, record, type(None))
         return taken.state
 
     async def _hand_in(self, decided: Decided) -> None:
@@ -600,6 +602,7 @@ class AgentRun:
                 agent=plan.agent,
                 tenant=self._request.tenant,
                 thread=plan.thread,
+                not_by=plan.not_by,
                 requests=command.requests,
                 requested_at=now,
             ),
@@ -678,7 +681,11 @@ class AgentRun:
             text=command.text,
             at=workflow.now(),
         )
-        await self._local(protocol.OPEN_QUESTION, question, type(None))
+        self._inquiring.add(command.question)
+        try:
+            await self._local(protocol.OPEN_QUESTION, question, type(None))
+        finally:
+            self._inquiring.discard(command.question)
 
     async def _settle_inquiry(self, command: SettleInquiry) -> None:
         settled = protocol.SettleQuestion(
@@ -689,7 +696,8 @@ class AgentRun:
             via=command.via,
             key=command.key,
         )
-        await self._local(protocol.SETTLE_QUESTION, settled, type(None))
+        await workflow.wait_condition(lambda: command.question not in self._inquiring)
+        await self._written(protocol.SETTLE_QUESTION, settled, type(None))
 
     async def _settle_approvals(self, command: SettleApprovals) -> None:
         for outcome in command.outcomes:
@@ -697,7 +705,7 @@ class AgentRun:
                 self._desk.withdraw(outcome.id, outcome.at)
             elif outcome.status == "expired":
                 self._desk.expire(outcome.id, outcome.at)
-        await self._local(
+        await self._written(
             protocol.SETTLE_APPROVALS,
             protocol.SettleApprovals(run=self._run, outcomes=command.outcomes),
             type(None),
@@ -705,7 +713,7 @@ class AgentRun:
         self._events.append(Refused(tuple(outcome.guards for outcome in command.outcomes)))
 
     async def _settle_call(self, command: SettleCall) -> None:
-        outcome = await self._local(
+        outcome = await self._written(
             protocol.SETTLE_STEP,
             protocol.SettleStep(
                 run=self._run,
@@ -741,6 +749,25 @@ class AgentRun:
         except ActivityError:
             ok = False
         self._events.append(Remembered(command.number, ok))
+
+    async def _written(self, activity: str, argument: Any, result_type: type[T]) -> T:
+        """Write down what a person said, only once history has it.
+
+        A local activity runs inside of the workflow task that takes an update; were the server lost then, the update
+        would be gone and the ledger would keep it. An ordinary activity begins after its task is recorded.
+        """
+        if self._plan.revision < 1:
+            return await self._local(activity, argument, result_type)
+        result: T = await workflow.execute_activity(
+            activity,
+            argument,
+            result_type=result_type,
+            start_to_close_timeout=WRITE_TIMEOUT,
+            heartbeat_timeout=self._plan.heartbeat_timeout,
+            retry_policy=RETRY,
+            summary=activity.replace("_", " "),
+        )
+        return result
 
     async def _local(self, activity: str, argument: Any, result_type: type[T]) -> T:
         result: T = await workflow.execute_local_activity(

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from horarium.content import shorten
 from horarium.contract import Resolution, Status, StepStatus, StepSummary, Usage, Waiting
-from horarium.ids import approval_id, step_id
+from horarium.ids import approval_id, question_id, step_id
 from horarium.protocol import (
     ApprovalOutcome,
     ApprovalRequest,
@@ -841,10 +841,10 @@ class Machine:
 
     def _question(self, call: CallState) -> str:
         """One for each time that it has to be asked, so that an answer never meets a later question."""
-        return approval_id(f"{self._id(call.number)}#{call.phase}{call.permit}")
+        return question_id(self._id(call.number), call.phase, call.permit)
 
     def _model_question(self) -> str:
-        return approval_id(f"{self._id(self.state.model_number)}#held{self.state.model_permit}")
+        return question_id(self._id(self.state.model_number), "held", self.state.model_permit)
 
     def _on_resolved(self, event: Resolved) -> list[Command]:
         resolution = event.resolution

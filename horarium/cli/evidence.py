@@ -207,6 +207,7 @@ def approval_json(approval: ApprovalRecord, votes: Sequence[VoteRecord] = ()) ->
         "text": approval.text,
         "rule": approval.rule,
         "approvers": approval.approvers,
+        "not_by": approval.not_by,
         "required": approval.required,
         "requested_by": approval.requested_by,
         "status": approval.status,
@@ -266,6 +267,8 @@ def _approval_header(approval: ApprovalRecord) -> Iterator[tuple[str, str]]:
         yield "until", words.when(approval.expires_at)
     if approval.kind == "approval":
         people = ", ".join(words.one_line(person) for person in approval.approvers) or "anybody"
+        if approval.not_by:
+            people += f", but not {', '.join(words.one_line(person) for person in approval.not_by)}"
         wanted = f"{approval.required} of {people}" if approval.required > 1 else people
         yield "who", wanted + (", since it was escalated" if approval.escalated_at else "")
     if approval.decided_at is not None:

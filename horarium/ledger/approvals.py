@@ -52,6 +52,7 @@ class ApprovalRecord:
     arguments: str
     rule: str
     approvers: list[str]
+    not_by: list[str]
     required: int
     requested_by: str | None
     text: str | None
@@ -100,6 +101,7 @@ class Asking:
     request: ApprovalRequest
     arguments: str
     people: tuple[str, ...] = ()
+    not_by: tuple[str, ...] = ()
     released_by: str | None = None
 
 
@@ -134,6 +136,7 @@ class Approvals:
                     "arguments": one.arguments,
                     "rule": gate.rule,
                     "approvers": list(one.people),
+                    "not_by": list(one.not_by),
                     "required": gate.required,
                     "requested_by": starter,
                     "status": "approved" if released else "pending",
@@ -193,6 +196,7 @@ class Approvals:
             "arguments": arguments,
             "rule": "default",
             "approvers": [],
+            "not_by": [],
             "required": 1,
             "text": question.text,
             "status": "pending",

@@ -608,7 +608,11 @@ class Journal:
                 people.append(said.by)
         if len(people) < row["required"]:
             return f"Approval {approval.id} needs {row['required']} people; {len(people)} approved."
-        others = [person for person in people if row["approvers"] and not is_among(person, row["approvers"])]
+        others = [
+            person
+            for person in people
+            if is_among(person, row["not_by"]) or (row["approvers"] and not is_among(person, row["approvers"]))
+        ]
         if others:
             return f"{others[0]} may not decide on approval {approval.id}."
         if approval.digest != row["digest"]:

@@ -191,6 +191,7 @@ approvals = Table(
     Column("arguments", Text, nullable=False),
     Column("rule", String(40), nullable=False),
     Column("approvers", Json, nullable=False),
+    Column("not_by", Json, nullable=False),
     Column("required", Integer, nullable=False),
     Column("requested_by", String(200)),
     Column("text", Text, comment="What is asked, where it is no approval."),

@@ -6,12 +6,12 @@ import argparse
 import asyncio
 import random
 import shutil
-import sys
 from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
 
+from horarium.leaving import leave
 from tests.chaos.harness import IN_FLIGHT, Outcome, Target, chaos
 from tests.support.stack import scratch
 
@@ -76,4 +76,4 @@ def table(outcome: Outcome) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -104,9 +104,7 @@ class _Chaos:
     async def go(self, kills: int, in_flight: int) -> Outcome:
         began = time.monotonic()
         async with await Client.connect(self._stack.settings) as client, asyncio.TaskGroup() as group:
-            # Until test_lost_server.py holds, nobody rejects while servers are killed.
-            calm = "server" not in self._targets
-            self._people = People(client, self._book, self._outcome.seed, self._killed, contradict=calm)
+            self._people = People(client, self._book, self._outcome.seed, self._killed)
             people = group.create_task(self._people.work(self._over))
             seats = [group.create_task(self._seat(number)) for number in range(in_flight)]
             await self._kill(kills)

@@ -40,10 +40,7 @@ SAME: dict[str, Verdict] = {"approved": "approve", "rejected": "reject"}
 class People:
     """Everybody who works through the inbox. `kills`: how many there were; None when there are no more."""
 
-    def __init__(
-        self, client: Client, book: Book, seed: int, kills: Callable[[], int | None], *, contradict: bool = True
-    ) -> None:
-        self._contradict = contradict
+    def __init__(self, client: Client, book: Book, seed: int, kills: Callable[[], int | None]) -> None:
         self._client = client
         self._book = book
         self._dice = random.Random(seed)
@@ -113,7 +110,7 @@ class People:
             await self._signal(row, "signaller")
         elif way < 0.35:
             await _at_once(self._say(row, "approve", "first"), self._say(row, "approve", "second"))
-        elif way < 0.5 and self._contradict:
+        elif way < 0.5:
             await _at_once(self._say(row, "reject", "no-sayer"), self._say(row, "approve", "yes-sayer"))
         elif way < 0.6:
             await self._say(row, "approve", "editor", edit=True)

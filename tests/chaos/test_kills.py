@@ -28,4 +28,4 @@ async def test_no_effect_is_lost_or_doubled_under_kill_9(
     assert set(outcome.findings.effects) == set(KINDS.values())
     assert set(outcome.findings.unknown) == {"retry", "supply"}
     assert outcome.findings.edited > 0
-    assert ("server" in targets) or outcome.findings.approvals["rejected"] > 0
+    assert outcome.findings.approvals["rejected"] > 0

@@ -28,11 +28,6 @@ def pay(n: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="What an update decides is written into the ledger by a local activity of the same workflow task, so the "
-    "ledger has it before Temporal has; it must wait until the update is in history.",
-)
 async def test_a_rejection_that_the_server_lost_does_not_stand_against_the_approval_that_followed(
     tmp_path: Path,
 ) -> None:

@@ -35,6 +35,7 @@ async def ask(ledger: Ledger, *, arguments: Any = None, **more: Any) -> str:
         "arguments": canonical(given),
         "rule": "approvals.1",
         "approvers": ["ana"],
+        "not_by": [],
         "required": 1,
         "requested_by": "mia",
         "status": "pending",

@@ -81,7 +81,7 @@ async def send(engine: Engine, run: Run, said: Decision | Resolution, way: Way) 
     name = "decide" if isinstance(said, Decision) else "resolve"
     payload = said.model_dump(mode="json", exclude_none=True)
     if way == "signal":
-        await plain(engine, run).signal({"decide": said.verdict, "resolve": "resolve"}[name], payload)
+        await plain(engine, run).signal(str(said.verdict) if isinstance(said, Decision) else name, payload)
         return None
     try:
         await plain(engine, run).execute_update(name, payload)
@@ -561,7 +561,7 @@ async def asked_call(engine: Engine, run: Run) -> Call:
         result = event.activity_task_completed_event_attributes.result
         if result.payloads:
             [reply] = await engine.env.client.data_converter.decode(result.payloads, [ModelReply])
-            return reply.calls[0]
+            return ModelReply.model_validate(reply).calls[0]
     raise AssertionError("The model was not asked.")
 
 

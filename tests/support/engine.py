@@ -31,7 +31,7 @@ TUNING = (
     *("--dynamic-config-value", "history.timerProcessorMaxPollRPS=2000"),
     *("--dynamic-config-value", 'history.timerProcessorMaxTimeShift="50ms"'),
     # Else the server waits until an execution is a second old before it continues as new.
-    *("--dynamic-config-value", 'history.continueAsNewMinInterval="0s"'),
+    *("--dynamic-config-value", 'history.workflowIdReuseMinimalInterval="0s"'),
 )
 Said = Turn | Exception | Callable[[ModelRequest], Turn | Awaitable[Turn]]
 

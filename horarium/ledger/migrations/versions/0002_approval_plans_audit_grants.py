@@ -126,6 +126,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("agent", sa.String(length=63), nullable=True))
         batch_op.add_column(sa.Column("rule", sa.String(length=40), nullable=True))
         batch_op.add_column(sa.Column("approvers", Json(), nullable=True))
+        batch_op.add_column(sa.Column("not_by", Json(), nullable=True))
         batch_op.add_column(sa.Column("required", sa.Integer(), nullable=True))
         batch_op.add_column(sa.Column("requested_by", sa.String(length=200), nullable=True))
         batch_op.add_column(
@@ -141,7 +142,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("verdict", sa.String(length=20), nullable=True))
 
     op.execute(
-        "UPDATE approvals SET kind = 'approval', rule = 'default', approvers = '[]', required = 1, "
+        "UPDATE approvals SET kind = 'approval', rule = 'default', approvers = '[]', not_by = '[]', required = 1, "
         "tenant = (SELECT tenant FROM runs WHERE runs.id = approvals.run_id), "
         "agent = (SELECT agent FROM runs WHERE runs.id = approvals.run_id), "
         "decided_digest = CASE status WHEN 'approved' THEN digest END, "
@@ -153,6 +154,7 @@ def upgrade() -> None:
         batch_op.alter_column("agent", existing_type=sa.String(length=63), nullable=False)
         batch_op.alter_column("rule", existing_type=sa.String(length=40), nullable=False)
         batch_op.alter_column("approvers", existing_type=sa.Text(), nullable=False)
+        batch_op.alter_column("not_by", existing_type=sa.Text(), nullable=False)
         batch_op.alter_column("required", existing_type=sa.Integer(), nullable=False)
 
     with op.batch_alter_table("steps", schema=None) as batch_op:
