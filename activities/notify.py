@@ -106,6 +106,8 @@ class Notifier:
                 redact(f"{len(problems)} of {len(targets)} addresses were not told: {'; '.join(problems)}"),
                 type="notice_failed",
             )
+        if notice.event == "reminder":
+            await self._notices.reminded(shown.id, notice.occurrence, self._clock())
 
     async def _tell(self, target: _Target) -> str | None:
         """Send, and write it down; otherwise what is wrong."""

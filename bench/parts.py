@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from statistics import median
+from statistics import median, quantiles
 
 from bench.report import Row
-from bench.rig import Rig
+from bench.rig import CACHED_RUNS, Rig
+from horarium.client import Run
 
 CROWD = 50
 SOON = timedelta(seconds=60)  # for a run that has nothing left to do
@@ -29,13 +31,14 @@ class Effort:
     long: int = 5
     crowds: int = 3
     kills: int = 5
-    decisions: int = 20
+    decisions: int = 500
+    parked: int = 1_000
     settle: bool = True
 
     @classmethod
     def quick(cls) -> Effort:
         """Enough to see that all of it works."""
-        return cls(short=2, long=1, crowds=1, kills=1, decisions=3, settle=False)
+        return cls(short=2, long=1, crowds=1, kills=1, decisions=10, parked=30, settle=False)
 
 
 async def steps(rig: Rig, effort: Effort) -> list[Row]:
@@ -105,7 +108,7 @@ async def kill(rig: Rig, effort: Effort) -> list[Row]:
 
 
 async def decide(rig: Rig, effort: Effort) -> list[Row]:
-    """From a person's decision to the moment the effect starts."""
+    """From the moment that a person's decision is sent to the moment that the effect starts."""
     run = await rig.start("acts")
     taken: list[float] = []
     for _ in range(effort.decisions):
@@ -115,7 +118,56 @@ async def decide(rig: Rig, effort: Effort) -> list[Row]:
         taken.append((await rig.next_start(decided) - decided) * 1_000)
     await run.cancel()
     await run.result(SOON)
-    return [_alone("decide", "decision → effect starts", "ms", taken, 50)]
+    slowest = quantiles(taken, n=100)[98]
+    return [
+        _alone("decide", "decision → effect", "ms", taken, 50),
+        Row(part="decide", measure="decision → effect, p99", unit="ms", horarium=slowest, judged="value"),
+    ]
+
+
+async def parked(rig: Rig, effort: Effort) -> list[Row]:
+    """Runs that wait for people: what each costs the worker, and that all go on after the worker's death.
+
+    Raises:
+        RuntimeError: One of them did not.
+    """
+    some, all_ = min(effort.parked // 2, CACHED_RUNS), effort.parked
+    empty = rig.worker_bytes()
+    runs = await _park(rig, some)
+    cached = rig.worker_bytes()
+    runs += await _park(rig, all_ - some)
+    full = rig.worker_bytes()
+    _kill(rig)
+    began = time.monotonic()
+    gate = asyncio.Semaphore(50)
+
+    async def go_on(run: Run) -> str:
+        async with gate:
+            await run.approve(await rig.pending(run), by="bench")
+            return (await run.result(SOON)).status
+
+    ends = Counter(await asyncio.gather(*(go_on(run) for run in runs)))
+    if ends != {"completed": all_}:
+        raise RuntimeError(f"Of {all_} parked runs ended: {dict(ends)}")
+    taken = time.monotonic() - began
+    return [
+        _shown("parked", f"a parked run in the cache, of {some}", "bytes", (cached - empty) / some),
+        _shown("parked", f"a parked run more, of {all_}", "bytes", (full - cached) / (all_ - some)),
+        _shown("parked", f"{all_} go on after a kill -9", "s", taken),
+    ]
+
+
+async def _park(rig: Rig, count: int) -> list[Run]:
+    """Start runs, some at a time, and wait until each waits for its approval."""
+    gate = asyncio.Semaphore(20)
+
+    async def one() -> Run:
+        async with gate:
+            run = await rig.start("act")
+            await rig.pending(run)
+            return run
+
+    return list(await asyncio.gather(*(one() for _ in range(count))))
 
 
 async def long(rig: Rig, effort: Effort) -> list[Row]:
@@ -165,6 +217,7 @@ PARTS: dict[str, Callable[[Rig, Effort], Awaitable[list[Row]]]] = {
     "crowd": crowd,
     "tools": tools,
     "decide": decide,
+    "parked": parked,
     "kill": kill,
     "long": long,
 }
@@ -227,6 +280,10 @@ def _kill(rig: Rig) -> float:
     killed = time.monotonic()
     rig.stack.start_worker()
     return killed
+
+
+def _shown(part: str, measure: str, unit: str, value: float) -> Row:
+    return Row(part=part, measure=measure, unit=unit, horarium=value, judged="value")
 
 
 def _alone(part: str, measure: str, unit: str, samples: list[float], bar: float) -> Row:

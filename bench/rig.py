@@ -31,6 +31,9 @@ TASK_TABLES = ("transfer_tasks", "visibility_tasks")
 TASKS_LEFT = 60  # a server at rest keeps a few
 SERVER_TIDIES = 150.0  # seconds it takes at most to clear its task tables
 
+ACTS = 520  # calls that one run of `acts` asks for
+CACHED_RUNS = 100  # of more, the worker forgets those that were idle longest
+
 TURNS = {10: "ten", 100: "hundred", 1_000: "thousand"}
 
 
@@ -101,6 +104,12 @@ class Rig:
 
         await until(at_rest, "the server has cleared its task tables", timeout=SERVER_TIDIES)
 
+    def worker_bytes(self) -> int:
+        """What the engine worker's process has in memory."""
+        status = Path(f"/proc/{self.stack.worker_process().pid}/smaps_rollup").read_text("ascii")
+        (line,) = (line for line in status.splitlines() if line.startswith("Private_Dirty:"))
+        return int(line.split()[1]) * 1024
+
     # ---- moments
 
     def started(self) -> list[float]:
@@ -133,7 +142,7 @@ async def running_rig(directory: Path) -> AsyncIterator[Rig]:
     """Everything started and served; ended with the context."""
     scripts = {f"{name}.yaml": script(turns, "read") for turns, name in TURNS.items()}
     scripts |= {"apart.yaml": script(100, "read_apart"), "tick.yaml": script(2_000, "tick")}
-    scripts |= {"dawdle.yaml": script(1, "dawdle"), "act.yaml": script(1, "act"), "acts.yaml": script(20, "act")}
+    scripts |= {"dawdle.yaml": script(1, "dawdle"), "act.yaml": script(1, "act"), "acts.yaml": script(ACTS, "act")}
     tools = {"apart": "read_apart", "tick": "tick", "dawdle": "dawdle", "act": "act", "acts": "act"}
     names = [file.removesuffix(".yaml") for file in scripts]
     async with running_stack(
@@ -141,6 +150,7 @@ async def running_rig(directory: Path) -> AsyncIterator[Rig]:
         agents={name: _agent(name, tools.get(name, "read")) for name in names},
         tools_source=(Path(__file__).parent / "project_tools.py").read_text("utf-8"),
         scripts=scripts,
+        settings=f"[worker]\nmax_cached_runs = {CACHED_RUNS}\n",
     ) as stack:
         bare = stack.spawn([sys.executable, "-m", "bench.bare", stack.address], "bare")
         apart = stack.spawn([sys.executable, "-m", "bench.apart"], "apart")

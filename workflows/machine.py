@@ -309,6 +309,7 @@ class CallState(BaseModel):
     expired: bool = False
     permit: int = 0
     again: Resolution | None = None
+    was: Literal["held", "unknown"] = Field(default="held", description="Before a person said: do it again.")
     message: str | None = None
 
     @property
@@ -732,7 +733,7 @@ class Machine:
     def _ask_again(self, call: CallState, why: str) -> list[Command]:
         """The worker that performs did not accept the decision; nothing was begun."""
         if call.again is not None:
-            call.again, call.phase, call.message = None, "held", why
+            call.again, call.phase, call.message = None, call.was, why
             return self._finish() if self.state.ending is not None else self._inquire_about(call)
         call.phase = "asked"
         call.ballots = ()
@@ -864,6 +865,7 @@ class Machine:
             self._show(self.state.model_number, status="claimed")
             return [*settled, self._model_command()]
         if resolution.verdict == "retry":
+            call.was = "unknown" if call.phase == "unknown" else "held"
             call.phase = "running"
             call.permit += 1
             call.again = resolution.model_copy(update={"question": question})  # all of it: it may be signed

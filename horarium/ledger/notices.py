@@ -94,6 +94,13 @@ class Notices:
                 data = {"notice": what, "problems": list(problems)}
                 await note(connection, "notice.failed", row, at, data, once=f":{what}")
 
+    async def reminded(self, question: str, occurrence: int, at: datetime) -> None:
+        """Write into the audit trail, once, that people were reminded."""
+        async with self._ledger.write() as connection:
+            row = await approval_row(connection, question)
+            if row is not None:
+                await note(connection, "approval.reminded", row, at, {}, once=f":{occurrence}")
+
 
 def _voted_for(votes: Sequence[VoteRecord]) -> str | None:
     """The digest of the latest approval: what an edit counts for, while others still have to approve it."""

@@ -15,7 +15,7 @@ from bench.__main__ import main
 def test_the_bench_measures_steps_and_writes_them_down(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
 
-    assert main(["--quick", "--only", "steps,decide", "--out", str(file)]) == 0
+    assert main(["--quick", "--only", "steps,decide,parked", "--out", str(file)]) == 0
 
     rows = json.loads(file.read_text("utf-8"))["rows"]
     frugal = "bare, list to the model only"
@@ -27,9 +27,13 @@ def test_the_bench_measures_steps_and_writes_them_down(tmp_path: Path) -> None:
         ("a step, 100 turns", frugal),
         ("a step, 100 turns, absolute", None),
         ("history of 100 turns", frugal),
-        ("decision → effect starts", None),
+        ("decision → effect", None),
+        ("decision → effect, p99", None),
+        ("a parked run in the cache, of 15", None),
+        ("a parked run more, of 30", None),
+        ("30 go on after a kill -9", None),
     ]
-    assert all(row["horarium"] > 0 for row in rows)
+    assert all(row["horarium"] > 0 for row in rows if row["part"] != "parked" or row["unit"] == "s")
     assert [row["met"] in (True, False) for row in rows] == [row["bar"] is not None for row in rows]
 
 

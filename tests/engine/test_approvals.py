@@ -790,6 +790,11 @@ async def test_people_are_reminded_until_they_decide_or_the_time_is_over(
         await inbox.has(5)
         await pass_time(engine, run, timedelta(minutes=40))
         await inbox.has(8)
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            while [entry.kind for entry in await AuditTrail(engine.ledger).entries(run=run.id)].count(
+                "approval.reminded"
+            ) < 3:
+                await asyncio.sleep(0.02)
         # The test server's clock stands still for good when a run ends before a notice of it.
         await pass_time(engine, run, timedelta(minutes=1))
         await run.cancel()

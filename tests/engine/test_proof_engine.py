@@ -493,6 +493,7 @@ async def test_a_tool_worker_that_requires_proof_does_nothing_again_without_it(
             await asyncio.sleep(0.02)
 
     assert world.effects == []
+    assert after.kind == before.kind == "unknown_outcome"
     refused = await trail(engine, run, "decision.refused")
     assert [(e.subject, e.data["verdict"], e.data["code"]) for e in refused] == [
         (before.question, "retry", "proof_invalid")
