@@ -40,6 +40,7 @@ def approval(**changes: object) -> ApprovalRecord:
         arguments='{"ref":"a"}',
         rule="default",
         approvers=[],
+        not_by=[],
         required=1,
         status="approved",
         requested_at=NOON,
