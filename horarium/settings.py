@@ -118,10 +118,12 @@ class ApprovalsSettings(Section):
         description="A decision releases nothing without a signature. Turn it on where others reach Temporal's port.",
     )
     signing_key: SecretReference | None = Field(
-        default=None, description="An approver key, as `horarium keys create` prints it. None: the project's own file."
+        default=None,
+        description="An approver key, as `horarium keys create --print` prints it, besides those in the project's file.",
     )
     verify_keys: SecretReference | None = Field(
-        default=None, description="Public keys, as `horarium keys list --public` prints them. None: the file."
+        default=None,
+        description="Public keys, as `horarium keys list --public` prints them, besides those in the project's file.",
     )
     roles: dict[str, tuple[str, ...]] = Field(default={}, description="Role to people.")
     notify: tuple[SecretReference, ...] = Field(default=(), description="Apprise addresses.")
