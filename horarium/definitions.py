@@ -6,7 +6,7 @@ a new version. Unknown fields are errors, because a typo in a limit is a limit t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -69,17 +69,58 @@ BOUND_KEYWORDS: dict[str, str | None] = {
 }
 
 
+# What says a type by its keywords alone cannot be turned round: "not (a number up to 5)" would let every text through.
+_NOT_INSIDE_NOT = ("anyOf", "allOf", "oneOf", "not", "items", "properties", "additionalProperties")
+_MOST_BOUNDS_DEEP = 10
+
+
+def bounds_inside(bound: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The bounds that stand directly inside of a bound, each with the keyword that holds it."""
+    for keyword, value in bound.items():
+        match keyword, value:
+            case "anyOf" | "allOf" | "oneOf", list():
+                yield from ((keyword, inner) for inner in value if isinstance(inner, dict))
+            case "properties", dict():
+                yield from ((keyword, inner) for inner in value.values() if isinstance(inner, dict))
+            case "items" | "contains" | "additionalProperties" | "not", dict():
+                yield keyword, value
+
+
 def bound_problem(bound: dict[str, Any]) -> str | None:
     """Why a bound on an argument cannot be one; None when it can."""
-    unknown = [keyword for keyword in bound if keyword not in BOUND_KEYWORDS]
-    if unknown:
-        return f"there is no keyword {unknown[0]!r}{near_miss(unknown[0], list(BOUND_KEYWORDS))}"
     if not bound:
         return "says nothing; give a keyword like maximum, enum or const"
+    problem = _keyword_problem(bound)
+    if problem is not None:
+        return problem
     try:
         Draft202012Validator.check_schema(bound)
     except SchemaError as error:
         return f"is no JSON Schema: {error.message}"
+    return None
+
+
+def _keyword_problem(bound: Mapping[str, Any], depth: int = 0, *, negated: bool = False) -> str | None:
+    if depth > _MOST_BOUNDS_DEEP:
+        return f"has bounds inside of bounds, more than {_MOST_BOUNDS_DEEP} deep"
+    for keyword in bound:
+        if keyword not in BOUND_KEYWORDS:
+            return f"there is no keyword {keyword!r}{near_miss(keyword, list(BOUND_KEYWORDS))}"
+        if negated and keyword in _NOT_INSIDE_NOT:
+            return f"{keyword!r} cannot stand inside of 'not'; say it the other way round"
+    inside = (
+        _keyword_problem(inner, depth + 1, negated=negated or held == "not") for held, inner in bounds_inside(bound)
+    )
+    return next((problem for problem in inside if problem is not None), None)
+
+
+def _name_problem(name: str) -> str | None:
+    """Why a name among the approvers comes to nobody; whether a role is there, only the settings know."""
+    head, colon, role = name.partition(":")
+    if not name.strip() or name.strip() == "role:":
+        return "is empty"
+    if colon and head.strip().casefold() in ("role", "roles") and name != f"role:{role.strip()}":
+        return f"{name!r} is not how a role is written: 'role:{role.strip()}'"
     return None
 
 
@@ -111,9 +152,9 @@ class ApprovalRule(Definition):
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> ApprovalRule:
-        problem = next(self._problems(), None)
-        if problem is not None:
-            raise ValueError(problem)
+        problems = list(self._problems())
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     def _problems(self) -> Iterator[str]:
@@ -142,13 +183,12 @@ class ApprovalRule(Definition):
             yield "`remember` lets one person release later calls, but this rule wants more than one: leave it out"
         for field, names in (("approvers", self.approvers), ("escalate_to", self.escalate_to)):
             for position, name in enumerate(names):
-                if not name.strip() or name.strip() == "role:":
-                    yield f"`{field}.{position}` is empty"
+                if (problem := _name_problem(name)) is not None:
+                    yield f"`{field}.{position}` {problem}"
                 if is_among(name, names[:position]):
                     yield f"`{field}.{position}`: {name!r} is there twice"
         for argument, bound in self.when.items():
-            problem = bound_problem(bound)
-            if problem:
+            if (problem := bound_problem(bound)) is not None:
                 yield f"`when.{argument}`: {problem}"
 
 

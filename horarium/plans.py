@@ -5,11 +5,14 @@ Fail closed: a bound that cannot be compared is a bound that is not met.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
-from horarium.definitions import BOUND_KEYWORDS, Agent, ApprovalRule
+from horarium.content import canonical
+from horarium.definitions import BOUND_KEYWORDS, Agent, ApprovalRule, bound_problem
 from horarium.people import is_among
 from horarium.problems import near_miss
 from horarium.protocol import Gate
@@ -23,7 +26,7 @@ WHOLE = "*"
 def rule_for(agent: Agent, tool: str, effect: Effect, arguments: Mapping[str, Any]) -> tuple[str, ApprovalRule | None]:
     """The first rule of the plan that fits a call, with its name; none: the tool's effect decides."""
     for index, rule in enumerate(agent.approvals):
-        if any(fnmatchcase(tool, pattern) for pattern in rule.tools) and fits(rule.when, arguments):
+        if _names_tool(rule, tool) and fits(rule.when, arguments):
             return f"approvals.{index}", rule
     return "default", None
 
@@ -50,7 +53,10 @@ def gate_of(agent: Agent, tool: str, effect: Effect, arguments: Mapping[str, Any
 
 
 def fits(bounds: Mapping[str, Mapping[str, Any]], arguments: Mapping[str, Any]) -> bool:
-    """Whether every bounded argument is there and within its bound; `*` bounds all of them together."""
+    """Whether every bounded argument is there and within its bound; `*` bounds all of them together.
+
+    Never raises: what cannot be compared (a bound that is none, NaN, a number that no float can hold) does not fit.
+    """
     return all(
         _within(bound, arguments) if name == WHOLE else name in arguments and _within(bound, arguments[name])
         for name, bound in bounds.items()
@@ -58,12 +64,47 @@ def fits(bounds: Mapping[str, Mapping[str, Any]], arguments: Mapping[str, Any]) 
 
 
 def _within(bound: Mapping[str, Any], value: Any) -> bool:
-    # A bound says what type it bounds; JSON Schema by itself lets every other type through.
-    kinds = {kind for keyword in bound if (kind := BOUND_KEYWORDS.get(keyword)) is not None}
-    if "number" in kinds and isinstance(value, bool):
+    try:
+        canonical(value)
+        schema = _schema(canonical(bound))
+        return schema is not None and schema_problem(schema, value) is None
+    except (ValueError, TypeError, ArithmeticError, RecursionError):
         return False
-    typed: dict[str, Any] = {"allOf": [{"type": kind} for kind in sorted(kinds)] + [dict(bound)]}
-    return schema_problem(typed, value) is None
+
+
+@lru_cache(maxsize=512)
+def _schema(bound: str) -> dict[str, Any] | None:
+    parsed = json.loads(bound)
+    return _typed(parsed) if isinstance(parsed, dict) and bound_problem(parsed) is None else None
+
+
+def _typed(bound: Any) -> Any:
+    """The bound with the types that its keywords are about; JSON Schema by itself lets every other type through."""
+    if not isinstance(bound, dict):
+        return bound
+    said = [*bound, *bound.get("not", {})] if isinstance(bound.get("not", {}), dict) else [*bound]
+    kinds = {kind for keyword in said if (kind := BOUND_KEYWORDS[keyword]) is not None}
+    more: list[dict[str, Any]] = [{"type": kind} for kind in sorted(kinds)]
+    if "properties" in bound:
+        # As with arguments: one that is bounded has to be there, or the tool's own default would slip through.
+        more.append(
+            {"required": [name for name, inner in bound["properties"].items() if inner not in ({}, True, False)]}
+        )
+    if "pattern" in bound:
+        more.append({"not": {"pattern": r"\n\Z"}})  # Python's `$` fits before a last line break as well
+    return {"allOf": [*more, {keyword: _inside(keyword, value) for keyword, value in bound.items()}]}
+
+
+def _inside(keyword: str, value: Any) -> Any:
+    match keyword:
+        case "anyOf" | "allOf" | "oneOf":
+            return [_typed(inner) for inner in value]
+        case "properties":
+            return {name: _typed(inner) for name, inner in value.items()}
+        case "items" | "contains" | "additionalProperties":
+            return _typed(value)
+        case _:
+            return value  # also `not`: there, that other types pass is what keeps them out
 
 
 def people_of(names: Iterable[str], settings: Settings) -> tuple[str, ...]:
@@ -80,17 +121,24 @@ def plan_problems(agent: Agent, settings: Settings) -> list[str]:
     problems: list[str] = []
     for index, rule in enumerate(agent.approvals):
         where = f"approvals.{index}"
-        problems += _unknown_roles(rule, where, settings)
+        problems += _names(rule, where, settings)
         problems += _tools(rule, where, agent)
-        problems += _people(rule, where, settings) if not problems else []
         covering = _covered_by(agent, index)
-        if covering is not None:
-            problems.append(f"{where}.tools: can never hold, because approvals.{covering} fits all its calls first")
+        if covering:
+            first = " and ".join(f"approvals.{earlier}" for earlier in covering)
+            verb = "fits" if len(covering) == 1 else "fit"
+            problems.append(f"{where}.tools: can never hold, because {first} {verb} all its calls first")
     return problems
+
+
+def _names(rule: ApprovalRule, where: str, settings: Settings) -> list[str]:
+    problems = _unknown_roles(rule, where, settings)
+    return problems or _people(rule, where, settings)  # with a role unknown, counting people would mislead
 
 
 def _unknown_roles(rule: ApprovalRule, where: str, settings: Settings) -> list[str]:
     roles = settings.approvals.roles
+    people = [*settings.approvals.people, *(person for members in roles.values() for person in members)]
     problems: list[str] = []
     for field, names in (("approvers", rule.approvers), ("escalate_to", rule.escalate_to)):
         for position, name in enumerate(names):
@@ -100,6 +148,8 @@ def _unknown_roles(rule: ApprovalRule, where: str, settings: Settings) -> list[s
                 problems.append(f"{where}.{field}.{position}: there is no role {role!r} in [approvals.roles]{miss}")
             elif name.startswith(ROLE) and not roles[role]:
                 problems.append(f"{where}.{field}.{position}: the role {role!r} has no people")
+            elif name in roles and not is_among(name, people):
+                problems.append(f"{where}.{field}.{position}: {name!r} is a role, and no person; write 'role:{name}'")
     return problems
 
 
@@ -113,7 +163,8 @@ def _tools(rule: ApprovalRule, where: str, agent: Agent) -> list[str]:
 
 def _people(rule: ApprovalRule, where: str, settings: Settings) -> list[str]:
     if not rule.approvers:
-        return []
+        asked = f"{where}.escalate_to: asks nobody who was not asked before, because `approvers` is empty: anybody may"
+        return [asked] if rule.escalate_to else []
     people = people_of(rule.approvers, settings)
     problems: list[str] = []
     if rule.required > len(people):
@@ -129,10 +180,18 @@ def _people(rule: ApprovalRule, where: str, settings: Settings) -> list[str]:
     return problems
 
 
-def _covered_by(agent: Agent, index: int) -> int | None:
-    tools = [tool for tool in agent.tools if any(fnmatchcase(tool, p) for p in agent.approvals[index].tools)]
-    for earlier in range(index):
-        rule = agent.approvals[earlier]
-        if tools and not rule.when and all(any(fnmatchcase(tool, p) for p in rule.tools) for tool in tools):
-            return earlier
-    return None
+def _covered_by(agent: Agent, index: int) -> list[int]:
+    """The earlier rules that together take every call of this one; empty when something is left for it."""
+    rule = agent.approvals[index]
+    left = {tool for tool in agent.tools if _names_tool(rule, tool)}
+    covering: list[int] = []
+    for earlier, other in enumerate(agent.approvals[:index]):
+        taken = {tool for tool in left if _names_tool(other, tool)}
+        if taken and other.when in ({}, rule.when):
+            covering.append(earlier)
+            left -= taken
+    return covering if not left else []
+
+
+def _names_tool(rule: ApprovalRule, tool: str) -> bool:
+    return any(fnmatchcase(tool, pattern) for pattern in rule.tools)

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from horarium.definitions import Duration
 from horarium.errors import ConfigError
+from horarium.people import is_among
 from horarium.problems import explain
 from horarium.secrets import REFERENCE, SecretReference, reveal
 
@@ -110,6 +111,24 @@ class Webhook(Section):
     secret: SecretReference = Field(description="`whsec_…`, by reference.")
 
 
+def _a_person(name: str) -> str:
+    if not name.strip():
+        raise ValueError("is empty; name a person")
+    if name.strip().casefold().startswith(("role:", "roles:")):
+        raise ValueError(f"{name!r} is no person, and a role does not name another; list its people")
+    return name
+
+
+def _each_once(people: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [name for position, name in enumerate(people) if is_among(name, people[:position])]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is there twice; names are compared without case")
+    return people
+
+
+Members = Annotated[tuple[Annotated[str, AfterValidator(_a_person)], ...], AfterValidator(_each_once)]
+
+
 class ApprovalsSettings(Section):
     """`[approvals]`: who people are, how they are told, and whether they have to prove it."""
 
@@ -119,13 +138,13 @@ class ApprovalsSettings(Section):
     )
     signing_key: SecretReference | None = Field(
         default=None,
-        description="An approver key, as `horarium keys create --print` prints it, besides those in the project's file.",
+        description="An approver key, as `horarium keys create --print` prints it, besides the project's file.",
     )
     verify_keys: SecretReference | None = Field(
         default=None,
         description="Public keys, as `horarium keys list --public` prints them, besides those in the project's file.",
     )
-    roles: dict[str, tuple[str, ...]] = Field(default={}, description="Role to people.")
+    roles: dict[str, Members] = Field(default={}, description="Role to people.")
     notify: tuple[SecretReference, ...] = Field(default=(), description="Apprise addresses.")
     people: dict[str, tuple[SecretReference, ...]] = Field(
         default={}, description="Person to their own Apprise addresses: an approver's link goes there and nowhere else."
