@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -12,11 +14,17 @@ from typer.testing import CliRunner
 from horarium.cli import app
 from tests.stack.conftest import Write
 
-COMMANDS = sorted(
-    f"{name} {verb}".strip()
-    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-    for verb in (getattr(command, "commands", None) or [""])
-)
+
+def commands(group: Any, path: str = "") -> Iterator[str]:
+    """Every command, those of groups inside of groups too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}"
+
+
+COMMANDS = sorted(commands(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
