@@ -39,7 +39,8 @@ from horarium.ledger.grants import Grants
 from horarium.ledger.journal import Journal, StepClaim, StepRecord
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import ThreadMessage, Threads
-from horarium.plans import people_of, plan_problems
+from horarium.people import is_among
+from horarium.plans import gate_of, people_of, plan_problems, rule_for
 from horarium.problems import near_miss
 from horarium.project import AgentFiles
 from horarium.proof import KeyRing
@@ -89,6 +90,7 @@ from horarium.toolhost import heartbeating, outcome_of
 from horarium.tools import Effect, schema_problem
 from horarium.turns import StoredCall, stored_turn
 
+RESUMED_RUNS = 1_000  # in a row, of which four eyes keep the starters out
 OPEN_PATIENCE = 60  # attempts, some seconds apart, for a tool worker that is still starting
 _STEP_STATUS: dict[str, StepStatus] = {
     "rejected": "rejected",
@@ -185,10 +187,14 @@ class Bookkeeping:
         )
 
     async def _starters(self, request: RunRequest) -> tuple[str, ...]:
-        """Who started the run, and the one that it goes on with: the people that four eyes keep out."""
-        starters = [request.requested_by]
-        if request.resume_from is not None:
-            starters.append((await self._runs.get(request.resume_from)).requested_by)
+        """Who started the run, and those that it goes on with: the people that four eyes keep out."""
+        starters, before = [request.requested_by], request.resume_from
+        for _ in range(RESUMED_RUNS):
+            if before is None:
+                break
+            record = await self._runs.get(before)
+            starters.append(record.requested_by)
+            before = record.resume_from
         return tuple(dict.fromkeys(name for name in starters if name))
 
     def _plan_can_be_kept(self, agent: Agent, not_by: tuple[str, ...]) -> None:
@@ -319,7 +325,9 @@ class Bookkeeping:
             return None, None
         for approval in await self._approvals.of_run(origin):
             asked = approval.kind == "approval" and approval.guards == step.number and approval.digest == digest
-            if asked and approval.status == "approved":
+            # What a plan or a grant released is looked up anew: it may have been revoked.
+            by_person = approval.decided_via in ("update", "signal")
+            if asked and by_person and approval.status == "approved":
                 return approval.id, approval.decided_digest
         return None, None
 
@@ -368,27 +376,36 @@ class Bookkeeping:
         )
 
     async def _asking(self, asking: AskApprovals, request: ApprovalRequest) -> Asking:
+        """The question, with the plan looked up again: nobody's word but the plan's releases a call unasked."""
         call = request.call
-        arguments = await self._arguments(call)
-        gate = call.gate or Gate()
-        released = call.released_by
-        if released is not None and not released.startswith("plan:"):
-            # Looked up again: it may have been revoked since the model asked.
-            served = (await self._catalog.tools([call.tool]))[call.tool]
+        text = await self._arguments(call)
+        arguments = json.loads(text)
+        run = await self._runs.get(asking.run)
+        agent = (await self._catalog.agent(run.agent, run.version or 0)).agent
+        spec = (await self._catalog.tools([call.tool]))[call.tool].spec
+        name, rule = rule_for(agent, call.tool, spec.effect, arguments)
+        gate = gate_of(agent, call.tool, spec.effect, arguments) or Gate()
+        people = people_of(gate.approvers, self._settings)
+        released = None
+        if rule is not None and rule.required == 0:
+            released = f"plan:{name}"
+        elif gate.remember is not None:
             grant = await self._grants.standing(
-                tenant=asking.tenant,
-                agent=asking.agent,
-                run=asking.run,
-                thread=asking.thread,
+                tenant=run.tenant,
+                agent=run.agent,
+                run=run.id,
+                thread=run.thread_id,
                 tool=call.tool,
-                schema_digest=served.spec.schema_digest,
-                arguments=json.loads(arguments),
+                schema_digest=spec.schema_digest,
+                arguments=arguments,
                 at=asking.requested_at,
             )
-            released = grant.id if grant is not None else None
-        people = people_of(gate.approvers, self._settings)
+            # It counts under the rule that fits now, if whoever gave it may decide under that one.
+            if grant is not None and (not people or is_among(grant.granted_by, people)):
+                released = grant.id
+        asked = request.model_copy(update={"call": call.model_copy(update={"gate": gate})})
         not_by = asking.not_by if gate.four_eyes else ()
-        return Asking(request=request, arguments=arguments, people=people, not_by=not_by, released_by=released)
+        return Asking(request=asked, arguments=text, people=people, not_by=not_by, released_by=released)
 
     @activity.defn(name=CHECK_DECISION)
     async def check_decision(self, checking: CheckDecision) -> Checked:

@@ -8,9 +8,9 @@ given another meaning; the strings never change.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from horarium.definitions import Limits
 
@@ -52,6 +52,22 @@ Verdict = Literal["approve", "reject", "answer"]
 ResolutionVerdict = Literal["retry", "supply", "skip", "fail"]
 ApprovalStatus = Literal["pending", "approved", "rejected", "answered", "expired", "withdrawn"]
 GrantScope = Literal["run", "thread", "agent"]
+
+
+def _a_storable_text(text: str) -> str:
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds a character that cannot be stored (NUL, or half of a surrogate pair)")
+    return text
+
+
+def _a_name(name: str) -> str:
+    if not name.strip():
+        raise ValueError("is blank; say who")
+    return name
+
+
+Text = Annotated[str, AfterValidator(_a_storable_text)]
+Name = Annotated[Text, AfterValidator(_a_name)]
 
 
 class Wire(BaseModel):
@@ -219,9 +235,9 @@ class Decision(Wire):
 
     approval: str = Field(description="The approval's id.")
     digest: str = Field(description="The digest that was shown.")
-    by: str = Field(min_length=1, max_length=200, description="Who decides.")
+    by: Name = Field(min_length=1, max_length=200, description="Who decides.")
     verdict: Verdict | None = Field(default=None, description="Needed by `decide`; the signals imply it.")
-    comment: str | None = Field(
+    comment: Text | None = Field(
         default=None, max_length=2_000, description="The model is told, when it is a rejection."
     )
     arguments: dict[str, Any] | None = Field(
@@ -229,7 +245,7 @@ class Decision(Wire):
         description="With `approve`: these instead of the ones that were shown. They are checked like a model's, at "
         "most 16,000 characters of JSON, kept as the person's, and the model is told.",
     )
-    answer: str | None = Field(
+    answer: Text | None = Field(
         default=None,
         max_length=MAX_MESSAGE_CHARS,
         description="With `answer`: what the model is told instead of a result. The call is not made.",
@@ -248,8 +264,8 @@ class ApprovalState(Wire):
 class Message(Wire):
     """Payload of the signal `message`: more input for a run in progress, read before its next turn."""
 
-    text: str = Field(min_length=1, max_length=MAX_MESSAGE_CHARS)
-    by: str | None = Field(default=None, max_length=200)
+    text: Text = Field(min_length=1, max_length=MAX_MESSAGE_CHARS)
+    by: Text | None = Field(default=None, max_length=200)
 
 
 class Resolution(Wire):
@@ -266,9 +282,9 @@ class Resolution(Wire):
         "Needed with a proof.",
     )
     verdict: ResolutionVerdict
-    by: str = Field(min_length=1, max_length=200)
+    by: Name = Field(min_length=1, max_length=200)
     output: str | None = Field(default=None, max_length=MAX_MESSAGE_CHARS)
-    comment: str | None = Field(default=None, max_length=2_000)
+    comment: Text | None = Field(default=None, max_length=2_000)
     proof: Proof | None = Field(default=None, description="Needed where the worker requires proof.")
 
 

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from horarium.content import digest
+from horarium.content import canonical, digest
 from horarium.durations import duration
 from horarium.people import is_among
 from horarium.problems import near_miss
@@ -94,9 +94,12 @@ def bound_problem(bound: dict[str, Any]) -> str | None:
     if problem is not None:
         return problem
     try:
+        canonical(bound)
         Draft202012Validator.check_schema(bound)
     except SchemaError as error:
         return f"is no JSON Schema: {error.message}"
+    except (ValueError, TypeError, RecursionError) as error:
+        return f"is no JSON: {error}"
     return None
 
 
@@ -105,7 +108,7 @@ def _keyword_problem(bound: Mapping[str, Any], depth: int = 0, *, negated: bool 
         return f"has bounds inside of bounds, more than {_MOST_BOUNDS_DEEP} deep"
     for keyword in bound:
         if keyword not in BOUND_KEYWORDS:
-            return f"there is no keyword {keyword!r}{near_miss(keyword, list(BOUND_KEYWORDS))}"
+            return f"there is no keyword {keyword!r}{near_miss(str(keyword), list(BOUND_KEYWORDS))}"
         if negated and keyword in _NOT_INSIDE_NOT:
             return f"{keyword!r} cannot stand inside of 'not'; say it the other way round"
     inside = (
@@ -179,6 +182,8 @@ class ApprovalRule(Definition):
             yield "`escalate_to` without `on_expiry: escalate`: nobody there would ever be asked"
         if self.remind_every is not None and self.expires_after is not None and self.remind_every >= self.expires_after:
             yield "`remind_every` is not shorter than `expires_after`: nobody would be reminded"
+        if self.four_eyes and self.remember is not None:
+            yield "`remember` and `four_eyes`: a grant would release what whoever gave it starts later; leave one out"
         if self.required > 1 and self.remember is not None:
             yield "`remember` lets one person release later calls, but this rule wants more than one: leave it out"
         for field, names in (("approvers", self.approvers), ("escalate_to", self.escalate_to)):

@@ -383,7 +383,7 @@ class _Attempt:
         self, claim: StepClaim, before: StepRecord, approval: ApprovalRecorded | None
     ) -> Held | StepRecord:
         """A resumed run meets a call that the run before had begun: what that one knows counts here."""
-        if before.status == "completed":
+        if before.status in ("completed", "skipped", "rejected"):
             return await self._journal.adopt(claim, before)
         if before.status in ("claimed", "unknown") and claim.effect is Effect.EXTERNAL:
             await self._journal.claim(claim, approval=approval)

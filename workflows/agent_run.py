@@ -195,17 +195,17 @@ class AgentRun:
             self._desk.check(Decision.model_validate(decision), workflow.now())
 
     @workflow.signal(name=contract.SIGNAL_APPROVE)
-    async def approve(self, decision: Any) -> None:
+    async def approve(self, decision: Any = None, *_more: Any) -> None:
         """Approve; a decision that does not count is noted in `status`."""
         await self._decided_by_signal(decision, "approve")
 
     @workflow.signal(name=contract.SIGNAL_REJECT)
-    async def reject(self, decision: Any) -> None:
+    async def reject(self, decision: Any = None, *_more: Any) -> None:
         """Reject; a decision that does not count is noted in `status`."""
         await self._decided_by_signal(decision, "reject")
 
     @workflow.signal(name=contract.SIGNAL_MESSAGE)
-    async def message(self, note: Any) -> None:
+    async def message(self, note: Any = None, *_more: Any) -> None:
         """More input, for the next turn."""
         read = self._read(contract.SIGNAL_MESSAGE, note, Message)
         if read is None:
@@ -235,7 +235,7 @@ class AgentRun:
             self._check_resolution(Resolution.model_validate(resolution))
 
     @workflow.signal(name=contract.SIGNAL_RESOLVE)
-    async def resolve(self, resolution: Any) -> None:
+    async def resolve(self, resolution: Any = None, *_more: Any) -> None:
         """As the update; an answer that does not count is noted in `status`."""
         read = self._read(contract.SIGNAL_RESOLVE, resolution, Resolution)
         if read is None or self._machine is None:

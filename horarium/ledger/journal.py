@@ -500,16 +500,20 @@ class Journal:
             )
 
     async def earlier(self, key: str, run_id: str) -> StepRecord | None:
-        """The latest step of another run with this idempotency key: what a resumed run must not do again."""
+        """What other runs know of the call with this idempotency key: a resumed run must not do it again.
+
+        What was done or settled by a person says more than what nobody knows, and that more than what was not begun.
+        """
         async with self._ledger.read() as connection:
-            row = await connection.execute(
-                select(steps)
-                .where(steps.c.key == key, steps.c.run_id != run_id)
-                .order_by(steps.c.claimed_at.desc())
-                .limit(1)
+            rows = await connection.execute(
+                select(steps).where(steps.c.key == key, steps.c.run_id != run_id).order_by(steps.c.claimed_at.desc())
             )
-            found = row.first()
-            return StepRecord(*found) if found is not None else None
+            found = [StepRecord(*row) for row in rows]
+        for telling in (("completed", "skipped", "rejected"), ("unknown", "claimed")):
+            known = next((record for record in found if record.status in telling), None)
+            if known is not None:
+                return known
+        return found[0] if found else None
 
     async def get(self, run_id: str, number: int) -> StepRecord:
         """One step.
@@ -594,6 +598,8 @@ class Journal:
         """Whether an approval released this very call: here, or under the same key in a run that this one resumes."""
         if (row["run_id"], row["guards"]) == (claim.run_id, claim.number):
             return True
+        if row["run_id"] == claim.run_id:
+            return False
         query = select(steps.c.key).where(steps.c.run_id == row["run_id"], steps.c.number == row["guards"])
         return claim.key is not None and await connection.scalar(query) == claim.key
 
