@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,9 +22,14 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 when it ran, whatever the figures: a busy machine is no failure."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure a step against bare Temporal.")
-    parser.add_argument("--only", metavar="PARTS", help=f"Some of: {','.join(PARTS)}. Default: all.")
-    parser.add_argument("--quick", action="store_true", help="Few repetitions: to see that it works.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure Horarium's promises, steps against a bare Temporal workflow that does the same.",
+        epilog="parts:\n" + "\n".join(f"  {name:8}{_first_line(part)}" for name, part in PARTS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", metavar="PARTS", help="Some of the parts below, as in: decide,parked. Default: all.")
+    parser.add_argument("--quick", action="store_true", help="Few repetitions: to see that it works, not how well.")
     parser.add_argument("--out", type=Path, help="JSON file. Default: bench/results/<time>.json")
     chosen = parser.parse_args(arguments)
     parts = chosen.only.split(",") if chosen.only else list(PARTS)
@@ -53,6 +59,10 @@ async def measure(directory: Path, parts: list[str], effort: Effort, console: Co
                 console.print(f"measuring {part} …")
                 rows += await PARTS[part](rig, effort)
     return rows
+
+
+def _first_line(part: Callable[..., object]) -> str:
+    return (part.__doc__ or "").splitlines()[0]
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 Judged = Literal["value", "ratio"]
+FRUGAL = "frugal bare"  # a bare workflow that sends the conversation to the model alone
 
 
 class Row(BaseModel):
@@ -77,23 +79,29 @@ class Report(BaseModel):
 
 
 def table(report: Report) -> Table:
-    """The rows for a terminal."""
-    shown = Table(title=f"{report.machine}, {report.cores} cores", caption="Medians; what is compared ran interleaved.")
-    for heading in ("measure", "horarium", "compared with", "ratio", "bar", ""):
-        shown.add_column(heading, justify="left" if heading in ("measure", "compared with") else "right")
+    """The rows for a terminal; what was compared with nothing has no columns for it."""
+    caption = "Medians, but for p99; what is compared ran interleaved."
+    if any(row.against == FRUGAL for row in report.rows):
+        caption += f"\n{FRUGAL}: its list of messages goes to the model alone."
+    title = f"{report.machine}, {report.cores} cores"
+    shown = Table(title=title, caption=caption, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    compared = any(row.other is not None for row in report.rows)
+    shown.add_column("measure")
+    for heading in ("horarium", *(("compared with", "ratio") if compared else ()), "bar", ""):
+        shown.add_column(heading, justify="left" if heading == "compared with" else "right", no_wrap=True)
     for row in report.rows:
         bar = "" if row.bar is None else f"≤ {row.bar:g} {'×' if row.judged == 'ratio' else row.unit}"
         verdict = {True: "[green]pass[/green]", False: "[red]miss[/red]", None: ""}[row.met]
-        shown.add_row(
-            row.measure,
-            f"{_figure(row.horarium)} {row.unit}",
-            "" if row.other is None else f"{_figure(row.other)} {row.unit} {row.against}",
-            "" if row.ratio is None else f"{row.ratio:.2f} ×",
-            bar,
-            verdict,
-        )
+        other = "" if row.other is None else f"{_figure(row.other, row.unit)} {row.against}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f} ×"
+        ours = _figure(row.horarium, row.unit)
+        shown.add_row(row.measure, ours, *((other, ratio) if compared else ()), bar, verdict)
     return shown
 
 
-def _figure(number: float) -> str:
-    return f"{number:,.0f}" if number >= 1_000 else f"{number:.3g}"
+def _figure(number: float, unit: str) -> str:
+    if unit == "bytes":
+        if abs(number) >= 1_000_000:
+            return f"{number / 1_000_000:,.3g} MB"
+        return f"{number / 1_000:,.3g} kB"
+    return f"{number:,.0f} {unit}" if number >= 1_000 else f"{number:.3g} {unit}"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from datetime import timedelta
@@ -23,7 +25,8 @@ from temporalio.client import WorkflowExecutionStatus
 from bench.bare import KILOBYTE, QUEUE, BareLoop, Loop
 from horarium.client import Run
 from horarium.contract import Approval
-from horarium.settings import STATE_DIR
+from horarium.ids import split_step_id
+from horarium.settings import SETTINGS_FILE, STATE_DIR
 from tests.support.stack import Stack, running_stack, until
 
 LONGEST = timedelta(minutes=10)  # any one run
@@ -31,8 +34,9 @@ TASK_TABLES = ("transfer_tasks", "visibility_tasks")
 TASKS_LEFT = 60  # a server at rest keeps a few
 SERVER_TIDIES = 150.0  # seconds it takes at most to clear its task tables
 
-ACTS = 520  # calls that one run of `acts` asks for
-CACHED_RUNS = 100  # of more, the worker forgets those that were idle longest
+ACTS = 101  # calls that one run of `acts` asks for
+LOOKS = 10  # at memory, in half a second
+STILL = 100_000  # bytes between them, of a worker that does nothing
 
 TURNS = {10: "ten", 100: "hundred", 1_000: "thousand"}
 
@@ -44,6 +48,7 @@ class Rig:
         self.stack = stack
         self.bare_process = bare
         self.starts = stack.directory / "starts.log"
+        self._settings = (stack.directory / SETTINGS_FILE).read_text("utf-8")
 
     # ---- runs
 
@@ -104,11 +109,32 @@ class Rig:
 
         await until(at_rest, "the server has cleared its task tables", timeout=SERVER_TIDIES)
 
-    def worker_bytes(self) -> int:
-        """What the engine worker's process has in memory."""
-        status = Path(f"/proc/{self.stack.worker_process().pid}/smaps_rollup").read_text("ascii")
-        (line,) = (line for line in status.splitlines() if line.startswith("Private_Dirty:"))
-        return int(line.split()[1]) * 1024
+    async def worker_bytes(self) -> int:
+        """What the engine worker's process has in memory (RSS), once that has come to rest. Linux alone says it."""
+        file = Path(f"/proc/{self.stack.worker_process().pid}/statm")
+        seen: list[int] = []
+
+        def at_rest() -> bool:
+            seen.append(int(file.read_text("ascii").split()[1]) * resource.getpagesize())
+            latest = seen[-LOOKS:]
+            return len(latest) == LOOKS and max(latest) - min(latest) <= STILL
+
+        await until(at_rest, "the worker's memory has come to rest", timeout=30)
+        return seen[-1]
+
+    # ---- the worker
+
+    def set_worker(self, *, max_cached_runs: int | None = None) -> None:
+        """What the next worker reads in the project's settings; None: the default."""
+        lines = "" if max_cached_runs is None else f"[worker]\nmax_cached_runs = {max_cached_runs}\n"
+        (self.stack.directory / SETTINGS_FILE).write_text(self._settings + lines, "utf-8")
+
+    async def restart_worker(self, *, max_cached_runs: int | None = None) -> None:
+        """Kill the worker, and wait until a new one serves."""
+        self.stack.kill_worker()
+        self.set_worker(max_cached_runs=max_cached_runs)
+        self.stack.start_worker()
+        await self.stack.worker_ready()
 
     # ---- moments
 
@@ -117,6 +143,11 @@ class Rig:
         if not self.starts.exists():
             return []
         return [float(line.split()[0]) for line in self.starts.read_text("utf-8").splitlines()]
+
+    def effects(self) -> Counter[str]:
+        """How many timed tool calls each run began."""
+        steps = (line.split()[1] for line in self.starts.read_text("utf-8").splitlines())
+        return Counter(split_step_id(step)[0] for step in steps)
 
     async def next_start(self, after: float) -> float:
         """The first timed tool call that began after this moment."""
@@ -150,7 +181,6 @@ async def running_rig(directory: Path) -> AsyncIterator[Rig]:
         agents={name: _agent(name, tools.get(name, "read")) for name in names},
         tools_source=(Path(__file__).parent / "project_tools.py").read_text("utf-8"),
         scripts=scripts,
-        settings=f"[worker]\nmax_cached_runs = {CACHED_RUNS}\n",
     ) as stack:
         bare = stack.spawn([sys.executable, "-m", "bench.bare", stack.address], "bare")
         apart = stack.spawn([sys.executable, "-m", "bench.apart"], "apart")
