@@ -7,9 +7,9 @@ trip over a task queue.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from temporalio import activity
@@ -20,27 +20,34 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.catalog import Catalog
 from activities.gating import Gatekeeper
-from horarium.content import call_digest, canonical, clean_json, shorten
+from horarium.ballots import Witness
+from horarium.content import call_digest, canonical, shorten
 from horarium.contract import MAX_ARGUMENT_CHARS, Decision, Resolution, RunRequest, StepStatus
 from horarium.definitions import Agent, bound_problem
+from horarium.edits import check_edit, check_secrets
 from horarium.errors import (
+    ApprovalNotFound,
     ArgumentsRejected,
     ConfigError,
     Conflict,
     HorariumError,
+    NotAnApprover,
+    NotApproved,
+    ProofInvalid,
     RunNotFound,
     ToolUnavailable,
 )
 from horarium.ids import RUN_ID, approval_id, idempotency_key, split_step_id, step_id, thread_id_for_run
-from horarium.ledger.agents import Agents
+from horarium.ledger.agents import Agents, ServedTool
 from horarium.ledger.approvals import Approvals, Asking
 from horarium.ledger.database import Ledger
-from horarium.ledger.grants import Grants
+from horarium.ledger.grants import Grant, Grants
 from horarium.ledger.journal import Journal, StepClaim, StepRecord
-from horarium.ledger.runs import Runs
+from horarium.ledger.runs import RunRecord, Runs
 from horarium.ledger.threads import ThreadMessage, Threads
+from horarium.ledger.ticks import Ticks
 from horarium.people import is_among
-from horarium.plans import gate_of, people_of, plan_problems, rule_for
+from horarium.plans import gate_of, listed, people_of, plan_problems, rule_for, rule_named
 from horarium.problems import near_miss
 from horarium.project import AgentFiles
 from horarium.proof import KeyRing
@@ -66,6 +73,7 @@ from horarium.protocol import (
     AskApprovals,
     AskedApproval,
     AskedApprovals,
+    Ballot,
     Call,
     CheckDecision,
     Checked,
@@ -80,16 +88,24 @@ from horarium.protocol import (
     RecordVote,
     RunPlan,
     SettleApprovals,
+    SettledApprovals,
     SettleQuestion,
     SettleStep,
     ToolOutcome,
     WriteMessage,
 )
 from horarium.settings import Settings, notifies
+from horarium.tick_protocol import SIGNAL_ATTEMPT
 from horarium.toolhost import heartbeating, outcome_of
 from horarium.tools import Effect, schema_problem
 from horarium.turns import StoredCall, stored_turn
 
+LISTED_BYTES = 6_400  # of names of people, in what the workflow carries of all questions of a turn
+LISTED_QUESTIONS = 8  # at least so many share it
+NOBODY_THERE = (
+    "Not done: this needs a person's approval, and this run is unattended: nobody is asked. Do not make this call "
+    "again. Go on without it, and say at the end what was left undone."
+)
 RESUMED_RUNS = 1_000  # in a row, of which four eyes keep the starters out
 OPEN_PATIENCE = 60  # attempts, some seconds apart, for a tool worker that is still starting
 _STEP_STATUS: dict[str, StepStatus] = {
@@ -98,6 +114,8 @@ _STEP_STATUS: dict[str, StepStatus] = {
     "expired": "cancelled",
     "withdrawn": "cancelled",
 }
+_VERDICTS = {"rejected": "reject", "answered": "answer"}
+_RESOLVED_BY = {"completed": "supply", "skipped": "skip"}
 ENDED = (
     WorkflowExecutionStatus.COMPLETED,
     WorkflowExecutionStatus.FAILED,
@@ -134,11 +152,14 @@ class Bookkeeping:
         self._gatekeeper = Gatekeeper(ledger)
         self._grants = Grants(ledger)
         self._journal = Journal(ledger)
+        self._ticks = Ticks(ledger)
         self._catalog = catalog
         self._temporal = temporal
         self._files = agents
         self._worker = settings.worker
         self._settings = settings
+        keys = KeyRing.of(settings).public_only()
+        self._witness = Witness(self._approvals, keys, required=settings.approvals.require_proof)
 
     @activity.defn(name=OPEN_RUN)
     async def open_run(self, opening: OpenRun) -> RunPlan:
@@ -155,9 +176,9 @@ class Bookkeeping:
         await self._refresh(request.agent)
         version = await self._agents.get(request.agent, request.version)
         agent = version.agent
-        await self._tools_are_served(agent)
+        served = await self._tools_are_served(agent)
         not_by = await self._starters(request)
-        self._plan_can_be_kept(agent, not_by)
+        self._plan_can_be_kept(agent, served, not_by)
         thread = await self._thread_of(run, request)
         owed = await self._owed(run, request, agent, thread)
         await self._release_if_gone(thread, run)
@@ -197,16 +218,23 @@ class Bookkeeping:
             before = record.resume_from
         return tuple(dict.fromkeys(name for name in starters if name))
 
-    def _plan_can_be_kept(self, agent: Agent, not_by: tuple[str, ...]) -> None:
+    def _plan_can_be_kept(self, agent: Agent, served: Mapping[str, ServedTool], not_by: tuple[str, ...]) -> None:
         """Refuse a run whose approvals nobody could ever give.
 
         Raises:
-            ConfigError: The plan names roles that are not there, or too few people.
-            Conflict: It wants four eyes, and nobody said who starts the run.
+            ConfigError: The plan names roles or arguments that are not there, or too few people.
+            Conflict: It wants four eyes, and nobody said who starts the run, or nobody else is left to decide.
         """
-        problems = plan_problems(agent, self._settings)
+        tools = {name: tool.spec for name, tool in served.items()}
+        problems = plan_problems(agent, self._settings, tools=tools)
         if problems:
             raise ConfigError(f"The approval plan of {agent.name!r} cannot be kept: {problems[0]}")
+        alone = plan_problems(agent, self._settings, not_by=not_by)
+        if alone:
+            raise Conflict(
+                f"The approval plan of {agent.name!r} cannot be kept in this run: {alone[0]}.",
+                hint="Let somebody else start it, or name more approvers.",
+            )
         if not not_by and any(rule.four_eyes for rule in agent.approvals):
             raise Conflict(
                 f"The approval plan of {agent.name!r} wants four eyes, and nobody said who starts this run.",
@@ -220,9 +248,9 @@ class Bookkeeping:
             if agent is not None:
                 await self._agents.register(agent)
 
-    async def _tools_are_served(self, agent: Agent) -> None:
+    async def _tools_are_served(self, agent: Agent) -> dict[str, ServedTool]:
         try:
-            await self._catalog.tools(agent.tools)
+            return await self._catalog.tools(agent.tools)
         except ToolUnavailable as error:
             last = activity.info().attempt >= OPEN_PATIENCE
             raise ApplicationError(
@@ -282,7 +310,7 @@ class Bookkeeping:
             if stored.problem is not None or stored.id in answered_ids:
                 continue
             step = steps.get(stored.id)
-            if step is not None and step.status in ("completed", "failed", "rejected", "skipped"):
+            if step is not None and _is_answered(step, resumes=resumes):
                 answered.append(step_id(step.run_id, step.number))
             elif resumes:
                 made = await self._call_again(origin, number, stored, step)
@@ -368,12 +396,15 @@ class Bookkeeping:
         """Write questions down with their exact arguments, before anybody can answer them."""
         questions = [await self._asking(asking, request) for request in asking.requests]
         await self._approvals.ask(asking.run, asking.tenant, asking.agent, questions, asking.requested_at)
-        return AskedApprovals(
-            asked=tuple(
-                AskedApproval(guards=one.request.guards, people=one.people, released=one.released_by is not None)
-                for one in questions
+        most = LISTED_BYTES // max(len(questions), LISTED_QUESTIONS)
+        asked: list[AskedApproval] = []
+        for one in questions:
+            people, more = listed(one.people, most)
+            released = one.released_by is not None
+            asked.append(
+                AskedApproval(guards=one.request.guards, people=people, more=more, released=released, denied=one.denied)
             )
-        )
+        return AskedApprovals(asked=tuple(asked))
 
     async def _asking(self, asking: AskApprovals, request: ApprovalRequest) -> Asking:
         """The question, with the plan looked up again: nobody's word but the plan's releases a call unasked."""
@@ -381,15 +412,16 @@ class Bookkeeping:
         text = await self._arguments(call)
         arguments = json.loads(text)
         run = await self._runs.get(asking.run)
-        agent = (await self._catalog.agent(run.agent, run.version or 0)).agent
+        agent = await self._agent_of(run)
         spec = (await self._catalog.tools([call.tool]))[call.tool].spec
         name, rule = rule_for(agent, call.tool, spec.effect, arguments)
         gate = gate_of(agent, call.tool, spec.effect, arguments) or Gate()
-        people = people_of(gate.approvers, self._settings)
-        released = None
+        people = people_of(rule.approvers if rule is not None else (), self._settings)
+        tick = await self._ticks.of_run(run.id)
+        released = denied = None
         if rule is not None and rule.required == 0:
             released = f"plan:{name}"
-        elif gate.remember is not None:
+        elif gate.remember is not None or tick is not None:
             grant = await self._grants.standing(
                 tenant=run.tenant,
                 agent=run.agent,
@@ -399,13 +431,18 @@ class Bookkeeping:
                 schema_digest=spec.schema_digest,
                 arguments=arguments,
                 at=asking.requested_at,
+                routine=tick.routine if tick is not None else None,
+                counts=lambda grant: _counts(grant, gate, people),
             )
-            # It counts under the rule that fits now, if whoever gave it may decide under that one.
-            if grant is not None and (not people or is_among(grant.granted_by, people)):
-                released = grant.id
+            released = grant.id if grant is not None else None
+        if released is None and tick is not None and tick.routine_then.unattended == "deny":
+            denied = NOBODY_THERE
         asked = request.model_copy(update={"call": call.model_copy(update={"gate": gate})})
         not_by = asking.not_by if gate.four_eyes else ()
-        return Asking(request=asked, arguments=text, people=people, not_by=not_by, released_by=released)
+        return Asking(request=asked, arguments=text, people=people, not_by=not_by, released_by=released, denied=denied)
+
+    async def _agent_of(self, run: RunRecord) -> Agent:
+        return (await self._catalog.agent(run.agent, run.version or 0)).agent
 
     @activity.defn(name=CHECK_DECISION)
     async def check_decision(self, checking: CheckDecision) -> Checked:
@@ -413,6 +450,7 @@ class Bookkeeping:
         decision = checking.decision
         try:
             key = self._proven(checking.run, decision, checking.at)
+            await self._may_decide(decision.approval, decision.by)
             await self._may_remember(checking)
             call = await self._edited(checking) if decision.arguments is not None else None
         except HorariumError as error:
@@ -425,7 +463,9 @@ class Bookkeeping:
         """Check the signature of a person's word on a step."""
         resolution = checking.resolution
         try:
-            return Checked(key=self._proven(checking.run, resolution, checking.at))
+            key = self._proven(checking.run, resolution, checking.at)
+            await self._may_decide(approval_id(resolution.step), resolution.by)
+            return Checked(key=key)
         except HorariumError as error:
             subject = resolution.question or resolution.step
             await self._approvals.refused(checking, subject, error.code, str(error))
@@ -435,6 +475,23 @@ class Bookkeeping:
         if said.proof is None and not self._settings.approvals.require_proof:
             return None
         return KeyRing.of(self._settings).public_only().verify(run, said, at)
+
+    async def _may_decide(self, approval: str, by: str) -> None:
+        """Look among all who are asked: the workflow has only the first of many.
+
+        Raises:
+            NotAnApprover: Others decide.
+        """
+        try:
+            asked = await self._approvals.get(approval)
+        except ApprovalNotFound:
+            return  # nothing was asked: the call was released by the run that this one resumes, or needed nobody
+        if is_among(by, asked.not_by) or (asked.approvers and not is_among(by, asked.approvers)):
+            people, more = listed(asked.approvers, NOTE_CHARS // 2)
+            others = f" and {more} more" if more else ""
+            raise NotAnApprover(
+                f"{shorten(by, 60)} may not decide this.", hint=f"These may: {', '.join(people)}{others}."
+            )
 
     async def _may_remember(self, checking: CheckDecision) -> None:
         """Refuse a standing grant whose bounds could not be compared.
@@ -458,15 +515,14 @@ class Bookkeeping:
         """Keep a person's arguments, checked as a model's are.
 
         Raises:
-            ArgumentsRejected: They do not fit the tool, or are too long.
+            ArgumentsRejected: They do not fit the tool, are too long, or could not be kept exactly as they are.
         """
         call, decision = checking.call, checking.decision
         served = (await self._catalog.tools([call.tool]))[call.tool]
-        try:
-            arguments: dict[str, Any] = clean_json(decision.arguments)
-            text = canonical(arguments)
-        except (ValueError, RecursionError) as error:
-            raise ArgumentsRejected(f"The edited arguments cannot be kept: {error}.") from error
+        arguments = decision.arguments or {}
+        check_edit(arguments)
+        check_secrets(arguments)
+        text = canonical(arguments)
         if len(text) > MAX_ARGUMENT_CHARS:
             raise ArgumentsRejected(
                 f"The edited arguments have {len(text):,} characters; at most {MAX_ARGUMENT_CHARS:,} are taken."
@@ -481,19 +537,54 @@ class Bookkeeping:
         return call.model_copy(update=edited | {"preview": shorten(text, PREVIEW_CHARS)})
 
     @activity.defn(name=RECORD_VOTE)
-    async def record_vote(self, vote: RecordVote) -> None:
-        """Write down a vote that does not decide yet."""
+    async def record_vote(self, vote: RecordVote) -> Checked:
+        """Write down a vote that does not decide yet, with the key that proves it here."""
+        said = vote.ballot.decision
         async with heartbeating():
-            await self._approvals.vote(vote.run, vote.approval, vote.ballot, vote.digest)
+            try:
+                self._is_of(vote.run)
+                ballot = await self._witness.of_ballot(vote.run, vote.approval, vote.ballot, vote.digest)
+            except HorariumError as error:
+                return await self._does_not_count(vote.run, vote.approval, said, vote.ballot.via, vote.ballot.at, error)
+            await self._approvals.vote(vote.run, vote.approval, ballot, vote.digest)
+        return Checked(key=ballot.key)
+
+    def _is_of(self, run: str) -> None:
+        """Where proof is required: whether the run itself asks, of which Temporal knows one open workflow.
+
+        Raises:
+            NotApproved: Another workflow does.
+        """
+        asked_by = activity.info().workflow_id
+        if self._witness.required and asked_by != run:
+            raise NotApproved(f"Workflow {asked_by!r} speaks for run {run!r}.")
+
+    async def _does_not_count(
+        self,
+        run: str,
+        subject: str,
+        said: Decision | Resolution,
+        via: str | None,
+        at: datetime,
+        error: HorariumError,
+    ) -> Checked:
+        await self._approvals.refused_word(run, subject, said, via, at, error.code, str(error))
+        return Checked(code=error.code, message=shorten(str(error), NOTE_CHARS))
 
     @activity.defn(name=ESCALATE)
     async def escalate(self, escalation: Escalate) -> Escalated:
         """Let others decide as well; roles are looked up anew."""
-        added = people_of(escalation.escalate_to, self._settings)
-        # An approval that anybody may decide stays so.
-        people = tuple(dict.fromkeys((*escalation.people, *added))) if escalation.people else ()
-        await self._approvals.escalate(escalation, people)
-        return Escalated(people=people)
+        asked = await self._approvals.get(escalation.approval)
+        if asked.escalated_at is None:
+            agent = await self._agent_of(await self._runs.get(escalation.run))
+            rule = rule_named(agent, asked.rule)
+            added = rule.escalate_to if rule is not None else ()
+            # An approval that anybody may decide stays so.
+            people = people_of((*asked.approvers, *added), self._settings) if asked.approvers else ()
+            await self._approvals.escalate(escalation, people)
+            asked = await self._approvals.get(escalation.approval)
+        people, more = listed(asked.approvers, LISTED_BYTES // LISTED_QUESTIONS)
+        return Escalated(people=people, more=more)
 
     @activity.defn(name=OPEN_QUESTION)
     async def open_question(self, question: OpenQuestion) -> None:
@@ -503,16 +594,38 @@ class Bookkeeping:
         await self._approvals.open_question(question, arguments, call.tool if call is not None else "model")
 
     @activity.defn(name=SETTLE_QUESTION)
-    async def settle_question(self, settled: SettleQuestion) -> None:
-        """Write down how a person settled a question."""
+    async def settle_question(self, settled: SettleQuestion) -> Checked:
+        """Write down how a person settled a question, with the key that proves it here."""
+        said = settled.resolution
         async with heartbeating():
-            await self._approvals.settle_question(settled)
+            try:
+                self._is_of(settled.run)
+                key = await self._witness.of_resolution(settled.run, settled.id, said, settled.at)
+            except HorariumError as error:
+                return await self._does_not_count(settled.run, settled.id, said, settled.via, settled.at, error)
+            await self._approvals.settle_question(settled.model_copy(update={"key": key}))
+        return Checked(key=key)
 
     @activity.defn(name=SETTLE_APPROVALS)
-    async def settle_approvals(self, settling: SettleApprovals) -> None:
-        """Write down how approvals ended, and settle the calls they were about: they are not made."""
+    async def settle_approvals(self, settling: SettleApprovals) -> SettledApprovals:
+        """Write down how approvals ended, and settle the calls they were about: they are not made.
+
+        Whose word does not count here settles nothing; the result says why, and the question stays open.
+        """
+        refused: dict[int, str] = {}
         async with heartbeating():
-            for outcome in settling.outcomes:
+            for told in settling.outcomes:
+                try:
+                    outcome = await self._verified(settling.run, told)
+                except HorariumError as error:
+                    if told.ballot is not None:
+                        refused[told.guards] = await self._word_refused(settling.run, told, told.ballot, error)
+                    else:
+                        asked_by = activity.info().workflow_id or ""
+                        await self._approvals.refused_effect(
+                            settling.run, told.id, asked_by, told.at, error.code, str(error)
+                        )
+                    continue
                 await self._approvals.settle(settling.run, outcome)
                 await self._journal.settle_unclaimed(
                     await self._claim_of(settling.run, outcome.guards, outcome.call),
@@ -521,6 +634,36 @@ class Bookkeeping:
                     by=outcome.by,
                     code="approval_expired" if outcome.status == "expired" else None,
                 )
+        return SettledApprovals(refused=refused)
+
+    async def _word_refused(self, run: str, told: ApprovalOutcome, ballot: Ballot, error: HorariumError) -> str:
+        checked = await self._does_not_count(run, told.id, ballot.decision, ballot.via, ballot.at, error)
+        return checked.message or error.code
+
+    async def _verified(self, run: str, told: ApprovalOutcome) -> ApprovalOutcome:
+        """How an approval ended, with the key that proves whose word it was.
+
+        Raises:
+            NotApproved: It is not the approval of this step, or it has released its call already.
+            ProofInvalid: Proof is required, and the word is not proved.
+            NotAnApprover: Others decide.
+        """
+        self._is_of(run)
+        try:
+            asked = await self._approvals.get(told.id)
+        except ApprovalNotFound:
+            if self._witness.required:
+                raise
+        else:
+            if (asked.run_id, asked.guards) != (run, told.guards) or asked.status == "approved":
+                raise NotApproved(f"Approval {told.id} does not settle step {step_id(run, told.guards)}.")
+        if told.ballot is None:
+            return told
+        if _VERDICTS.get(told.status) != told.ballot.decision.verdict:
+            raise ProofInvalid(f"Nobody can end an approval as {told.status} with that verdict.")
+        ballot = await self._witness.of_ballot(run, told.id, told.ballot, told.call.digest)
+        await self._may_decide(told.id, ballot.decision.by)
+        return told.model_copy(update={"ballot": ballot})
 
     @activity.defn(name=SETTLE_STEP)
     async def settle_step(self, settling: SettleStep) -> ToolOutcome:
@@ -530,13 +673,50 @@ class Bookkeeping:
             because = f" because: {settling.comment}" if settling.comment else ""
             output = f"Not done: {settling.by} skipped this call{because}. Go on without it; do not call it again."
         async with heartbeating():
+            try:
+                await self._may_settle(settling)
+            except HorariumError as error:
+                asked_by, step = activity.info().workflow_id or "", step_id(settling.run, settling.number)
+                now = datetime.now(UTC)
+                await self._approvals.refused_effect(settling.run, step, asked_by, now, error.code, str(error))
+                return ToolOutcome(status="refused", code=error.code, message=shorten(str(error), NOTE_CHARS))
             claim = await self._claim_of(settling.run, settling.number, settling.call)
             return outcome_of(await self._journal.settle_unclaimed(claim, settling.status, output, by=settling.by))
+
+    async def _may_settle(self, settling: SettleStep) -> None:
+        """Whether a step may be settled so: by the word of a person who is proved to have said it.
+
+        Raises:
+            NotApproved: Another workflow wants it, or nobody said it.
+            ProofInvalid: It is not proved.
+        """
+        self._is_of(settling.run)
+        if not self._witness.required or settling.status not in _RESOLVED_BY:
+            return
+        said, step = settling.resolution, step_id(settling.run, settling.number)
+        if said is None:
+            raise NotApproved(f"Nobody's word came with step {step}.")
+        await self._witness.of_resolution(settling.run, said.question or "", said, datetime.now(UTC))
+        wanted = (step, _RESOLVED_BY[settling.status], settling.output, settling.by, settling.comment)
+        if wanted != (said.step, said.verdict, said.output or "", said.by, said.comment):
+            raise NotApproved(f"Something else was said of step {step}.")
 
     @activity.defn(name=MARK_RUN)
     async def mark_run(self, marking: MarkRun) -> None:
         """Show an open run's status in lists."""
         await self._runs.mark(marking.run, marking.status)
+        parked = marking.status == "requires_action"
+        tick = await self._ticks.parked(marking.run, parked=parked)
+        if tick is not None:
+            await self._tell_tick(tick, parked=parked)
+
+    async def _tell_tick(self, tick: str, *, parked: bool) -> None:
+        """Its clocks stand still while people are waited for."""
+        try:
+            await self._temporal.get_workflow_handle(tick).signal(SIGNAL_ATTEMPT, parked)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
 
     @activity.defn(name=CLOSE_RUN)
     async def close_run(self, closing: CloseRun) -> None:
@@ -597,6 +777,20 @@ def refusal(outcome: ApprovalOutcome) -> str:
         "This decision is final for this run. Do not make the call again, neither in the same nor in another form; "
         "go on without it, or say what you could not do."
     )
+
+
+def _counts(grant: Grant, gate: Gate, people: Sequence[str]) -> bool:
+    """Whether a grant counts under the rule that fits now: if whoever gave it may decide alone under that one."""
+    routines = gate.required == 1 and not gate.four_eyes
+    alone = routines if grant.scope == "routine" else gate.remember is not None
+    return alone and (not people or is_among(grant.granted_by, people))
+
+
+def _is_answered(step: StepRecord, *, resumes: bool) -> bool:
+    """Whether a settled step is the model's to read; one that broke is what a resumed run tries again."""
+    if resumes and step.status == "failed" and step.code == "tool_failed":
+        return False
+    return step.status in ("completed", "failed", "rejected", "skipped")
 
 
 def _last_unanswered(messages: Sequence[ThreadMessage]) -> tuple[ThreadMessage, set[str | None]] | None:

@@ -10,4 +10,5 @@ temporal operator search-attribute create -n default \
     --name HorariumAgent --type Keyword \
     --name HorariumStatus --type Keyword \
     --name HorariumThread --type Keyword \
-    --name HorariumTenant --type Keyword
+    --name HorariumTenant --type Keyword \
+    --name HorariumRoutine --type Keyword

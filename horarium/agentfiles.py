@@ -15,26 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import yaml
 from pydantic import ValidationError
 
 from horarium.definitions import Agent
 from horarium.errors import ConfigError
 from horarium.plans import plan_problems
 from horarium.problems import explain, line_of, near_miss
-from horarium.secrets import REFERENCE
 from horarium.settings import Settings
+from horarium.tools import ToolSpec
+from horarium.yamlfiles import field_path, parse, read_text, secret_entries, secrets_in, shown
 
 log = structlog.get_logger()
 
-MAX_FILE_BYTES = 256 * 1024
-MAX_ALIASES = 10  # each may repeat what holds the others, so their effect multiplies
 PROMPT_FIELD = "instructions_file"
-_SECRET = re.compile(
-    r"\b(?:sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|xox[abpr]-[A-Za-z0-9-]{10,}"
-    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.)|-----BEGIN [A-Z ]*PRIVATE KEY"
-)
-_SECRET_KEY = re.compile(r"(?i)pass(word|wd|phrase)|secret|token$|api[-_]?key|credential")
 
 
 class _AgentFile(Agent):
@@ -97,6 +90,18 @@ def check_tools(settings: Settings, agents: Mapping[str, Agent], known: Iterable
     return problems
 
 
+def check_plans(settings: Settings, agents: Mapping[str, Agent], tools: Mapping[str, ToolSpec]) -> list[str]:
+    """Say where approval plans name arguments that these tools do not take; a line each, with the near miss."""
+    problems: list[str] = []
+    for agent in agents.values():
+        file = settings.root / "agents" / f"{agent.name}.yaml"
+        text = file.read_text("utf-8", "replace") if file.is_file() else ""
+        known = set(plan_problems(agent, settings))  # told when the file was read
+        found = [problem for problem in plan_problems(agent, settings, tools=tools) if problem not in known]
+        problems += [_with_line(problem, shown(settings, file), text) for problem in found]
+    return problems
+
+
 class AgentFiles:
     """The agents as the files are now; one object for each process that wants to notice edits."""
 
@@ -127,23 +132,18 @@ class AgentFiles:
         self._seen[file] = ((before, _stamp(read.prompt)), read.prompt, read.agent or agent)
 
 
-def shown(settings: Settings, file: Path) -> Path:
-    """A path as people know it: from the project's directory on."""
-    return file.relative_to(settings.root) if file.is_relative_to(settings.root) else file
-
-
 def _read(settings: Settings, file: Path) -> _Read:
     name = shown(settings, file)
     read = _Read()
     try:
-        text = _text(file, str(name))
-        values = _parse(text, name)
+        text = read_text(file, str(name))
+        values = parse(text, name, like="model: local")
     except ConfigError as error:
         read.problems.append(error.message)
         return read
     if file.suffix == ".yml":
         read.problems.append(f"{name}:1: call this file {file.stem}.yaml")
-    read.problems += _secrets(text, values, name)
+    read.problems += secrets_in(text, name) + secret_entries(text, values, "metadata", name)
     _take_prompt(settings, values, read, name, text)
     values.setdefault("name", file.stem)
     if values["name"] != file.stem:
@@ -161,12 +161,12 @@ def _read(settings: Settings, file: Path) -> _Read:
 
 def _plan(settings: Settings, agent: Agent, name: Path, text: str) -> list[str]:
     """What is wrong with the approval plan, each with its line."""
-    found: list[str] = []
-    for problem in plan_problems(agent, settings):
-        field, _, _ = problem.partition(": ")
-        path = [int(part) if part.isdigit() else part for part in field.split(".")]
-        found.append(f"{name}:{line_of(text, path)}: {problem}")
-    return found
+    return [_with_line(problem, name, text) for problem in plan_problems(agent, settings)]
+
+
+def _with_line(problem: str, name: Path, text: str) -> str:
+    field, _, _ = problem.partition(": ")
+    return f"{name}:{line_of(text, field_path(field))}: {problem}"
 
 
 def _take_prompt(settings: Settings, values: dict[Any, Any], read: _Read, name: Path, text: str) -> None:
@@ -192,55 +192,12 @@ def _take_prompt(settings: Settings, values: dict[Any, Any], read: _Read, name: 
         read.problems.append(f"{where}: there is no file {said!r}{near_miss(said, beside)}")
         return
     try:
-        prompt = _text(file, said).strip()
+        prompt = read_text(file, said).strip()
     except ConfigError as error:
         read.problems.append(f"{where}: {error.message}")
         return
-    read.problems += _secrets(prompt, {}, Path(said))
+    read.problems += secrets_in(prompt, Path(said))
     values["instructions"] = prompt
-
-
-def _secrets(text: str, values: Mapping[Any, Any], name: Path) -> list[str]:
-    advice = "put it into an environment variable, and name that: ${MY_SECRET}"
-    found = [
-        f"{name}:{text.count(chr(10), 0, match.start()) + 1}: this looks like a secret; {advice}"
-        for match in _SECRET.finditer(text)
-    ]
-    metadata = values.get("metadata")
-    for key, value in metadata.items() if isinstance(metadata, Mapping) else ():
-        written = isinstance(value, str) and not REFERENCE.match(value)
-        if _SECRET_KEY.search(str(key)) and written and not _SECRET.search(value):
-            found.append(f"{name}:{line_of(text, ['metadata', str(key)])}: metadata.{key}: is a secret here; {advice}")
-    return found
-
-
-def _text(file: Path, name: str) -> str:
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise ConfigError(f"{name}:1: is larger than {MAX_FILE_BYTES // 1024} KiB")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{name}:{line}: is not UTF-8 text") from error
-    except OSError as error:
-        raise ConfigError(f"{name}:1: cannot be read: {error.strerror}") from error
-
-
-def _parse(text: str, name: Path) -> dict[Any, Any]:
-    try:
-        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader, only stricter
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{name}:{line}: {error.problem or 'is not valid YAML'}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}:1: is not valid YAML: {str(error).splitlines()[0]}") from error
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(f"{name}:1: is nested too deeply, or holds a value that cannot be") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{name}:1: must be a mapping of fields, like `model: local`")
-    return values
 
 
 def _mark(file: Path, prompt: Path | None) -> object:
@@ -260,32 +217,3 @@ def _line_of_item(text: str, key: str, item: str) -> int:
     lines = text.splitlines()
     word = re.compile(rf"(?<![\w-]){re.escape(item)}(?![\w-])")
     return next((number for number in range(start, len(lines) + 1) if word.search(lines[number - 1])), start)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Plain data only; a key twice is an error, and so is a heap of aliases."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Count aliases before they are followed."""
-        if self.check_event(yaml.AliasEvent):
-            self._aliases += 1
-            if self._aliases > MAX_ALIASES:
-                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-                raise yaml.MarkedYAMLError(problem=f"has more than {MAX_ALIASES} aliases", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that is given twice, of which YAML would silently take the last."""
-        seen: set[Any] = set()
-        for key_node, _ in getattr(node, "value", ()):
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key_node.start_mark)
-            if key_node.value in seen:
-                problem = f"{key_node.value!r} is given twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)

@@ -52,7 +52,8 @@ from horarium.contract import (
     Verdict,
 )
 from horarium.definitions import Agent, Limits
-from horarium.errors import ApprovalNotFound, Conflict, HorariumError, RunNotFound, Unreachable
+from horarium.edits import check_edit
+from horarium.errors import ApprovalNotFound, ConfigError, Conflict, HorariumError, RunNotFound, Unreachable
 from horarium.ids import new_run_id, run_id_for_key
 from horarium.ledger.agents import Agents, AgentVersion
 from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord
@@ -61,7 +62,9 @@ from horarium.ledger.grants import Grant, Grants
 from horarium.ledger.journal import SETTLED, Journal, StepRecord
 from horarium.ledger.runs import RunRecord, Runs
 from horarium.ledger.threads import ThreadMessage, Threads
+from horarium.plans import is_role, plan_problems
 from horarium.proof import KeyRing
+from horarium.routine_client import RoutineClient
 from horarium.settings import Settings
 from horarium.turns import stored_turn
 
@@ -77,11 +80,6 @@ _AWAY = (
 )
 T = TypeVar("T")
 Said = TypeVar("Said", Decision, Resolution)
-_BY_CODE = {
-    kind.code: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, HorariumError) and kind is not errors.ModelUnavailable
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class RunEvent:
     text: str | None = None
 
 
-class Client:
+class Client(RoutineClient):
     """A connection to Temporal and, unless told otherwise, to the ledger. Close it, or use `async with`."""
 
     def __init__(self, temporal: TemporalClient, ledger: Ledger | None, settings: Settings | None = None) -> None:
@@ -164,9 +162,11 @@ class Client:
         Raises:
             RunExists: The key was used for another request.
             ThreadNotFound: There is no such thread.
+            ConfigError: The approval plan of the definition cannot be kept.
             Unreachable: Temporal does not answer; with a key it is safe to try again.
         """
         if isinstance(agent, Agent):
+            self._check_plan(agent)
             version = await Agents(self._ledger).register(agent)
             agent = agent.name
         request = RunRequest.model_validate(
@@ -192,6 +192,18 @@ class Client:
             request = RunRequest.model_validate({**request.model_dump(), "input": input})
         await self._start(run_id, request)
         return Run(self, run_id)
+
+    def _check_plan(self, agent: Agent) -> None:
+        """Refuse now what the worker would refuse; who has no roles here leaves it to the worker, which has them."""
+        names = (name for rule in agent.approvals for name in (*rule.approvers, *rule.escalate_to))
+        if self.settings is None or (not self.settings.approvals.roles and any(map(is_role, names))):
+            return
+        problems = plan_problems(agent, self.settings)
+        if problems:
+            raise ConfigError(
+                f"The approval plan of {agent.name!r} cannot be kept: {'; '.join(problems)}",
+                hint="Correct the definition; nothing was started.",
+            )
 
     async def _start(self, run_id: str, request: RunRequest) -> None:
         try:
@@ -256,6 +268,8 @@ class Client:
             ApprovalAlreadyDecided, ApprovalExpired, ApprovalWithdrawn, ApprovalNotFound, DigestMismatch,
             NotAnApprover, ProofInvalid, ArgumentsRejected, Conflict: It does not count.
         """
+        if decision.arguments is not None:
+            check_edit(decision.arguments)  # before it is sent: JSON would make null of NaN
         decision = self._signed(run, decision)
         deadline = asyncio.get_running_loop().time() + CATCHING_UP
         while True:
@@ -291,13 +305,16 @@ class Client:
         """Standing grants, newest first; those that have ended or were revoked too, when asked for."""
         return await Grants(self._ledger).list(tenant=tenant, everything=everything, at=datetime.now(UTC))
 
-    async def revoke_grant(self, grant_id: str, *, by: str) -> Grant:
+    async def revoke_grant(self, grant_id: str, *, by: str, tenant: str | None = None) -> Grant:
         """End a standing grant now.
 
+        Args:
+            tenant: Whose it has to be. None: anybody's.
+
         Raises:
-            ApprovalNotFound: There is none of this id.
+            ApprovalNotFound: There is none of this id, or it is another tenant's.
         """
-        return await Grants(self._ledger).revoke(grant_id, by, datetime.now(UTC))
+        return await Grants(self._ledger).revoke(grant_id, by, datetime.now(UTC), tenant=tenant)
 
     def _signed(self, run: str, said: Said) -> Said:
         if said.proof is not None or self.settings is None:
@@ -312,7 +329,7 @@ class Client:
             return answer
         except WorkflowUpdateFailedError as error:
             cause = error.cause
-            kind = _BY_CODE.get(cause.type or "", Conflict) if isinstance(cause, ApplicationError) else Conflict
+            kind = errors.BY_CODE.get(cause.type or "", Conflict) if isinstance(cause, ApplicationError) else Conflict
             raise kind(cause.message if isinstance(cause, ApplicationError) else str(cause)) from error
         except RPCError as error:
             raise _translated(error, run) from error

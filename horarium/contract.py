@@ -17,6 +17,10 @@ from horarium.definitions import Limits
 # Names
 RUN_WORKFLOW = "AgentRun"
 NOTICE_WORKFLOW = "HorariumNotice"
+TICK_WORKFLOW = "RoutineTick"
+ROUTINE_ORDER_WORKFLOW = "RoutineOrder"
+ROUTINE_ALERT_WORKFLOW = "HorariumRoutineAlert"
+ROUTINE_WATCH_WORKFLOW = "HorariumRoutineWatch"
 ENGINE_QUEUE = "horarium"
 TOOL_QUEUE_PREFIX = "horarium-tools-"
 
@@ -34,7 +38,8 @@ SEARCH_AGENT = "HorariumAgent"
 SEARCH_STATUS = "HorariumStatus"
 SEARCH_THREAD = "HorariumThread"
 SEARCH_TENANT = "HorariumTenant"
-SEARCH_ATTRIBUTES = (SEARCH_AGENT, SEARCH_STATUS, SEARCH_THREAD, SEARCH_TENANT)
+SEARCH_ROUTINE = "HorariumRoutine"
+SEARCH_ATTRIBUTES = (SEARCH_AGENT, SEARCH_STATUS, SEARCH_THREAD, SEARCH_TENANT, SEARCH_ROUTINE)
 
 # Sizes
 MAX_INLINE_INPUT_CHARS = 16_000
@@ -52,6 +57,10 @@ Verdict = Literal["approve", "reject", "answer"]
 ResolutionVerdict = Literal["retry", "supply", "skip", "fail"]
 ApprovalStatus = Literal["pending", "approved", "rejected", "answered", "expired", "withdrawn"]
 GrantScope = Literal["run", "thread", "agent"]
+TickStatus = Literal["queued", "running", "parked", "completed", "failed", "skipped", "cancelled", "missed"]
+OPEN_TICK_STATUSES: tuple[TickStatus, ...] = ("queued", "running", "parked")
+TickSource = Literal["schedule", "event", "manual", "backfill"]
+RoutineAction = Literal["put", "delete", "pause", "resume", "run", "backfill", "fire"]
 
 
 def _a_storable_text(text: str) -> str:
@@ -219,6 +228,9 @@ class Approval(Wire):
     requested_at: datetime
     rule: str = Field(default="default", description="The rule of the agent's approval plan that asks.")
     approvers: tuple[str, ...] = Field(default=(), description="Who may decide; empty: anybody.")
+    more_approvers: int = Field(
+        default=0, description="How many may decide besides those in `approvers`, which is cut; the ledger has all."
+    )
     required: int = Field(default=1, description="How many have to approve. One rejection rejects.")
     not_by: tuple[str, ...] = Field(default=(), description="Who may not: whoever started the run (four eyes).")
     expires_at: datetime | None = None
@@ -305,3 +317,65 @@ class StepSummary(Wire):
     name: str
     status: StepStatus
     note: str | None = None
+
+
+class TickRequest(Wire):
+    """The one argument of the `RoutineTick` workflow, whose id is `routine.<name>-<scheduled time, UTC>`.
+
+    Temporal's schedules start it. Another service asks for a tick with a `RoutineOrder`.
+    """
+
+    routine: str
+    trigger: str | None = Field(default=None, description="The trigger's name. None: a person, by hand.")
+    source: TickSource = "schedule"
+    at: datetime | None = Field(default=None, description="Its scheduled time. None: what Temporal's schedule says.")
+    event: dict[str, Any] | None = Field(default=None, description="What happened, for the input template.")
+    input: Text | None = Field(
+        default=None, max_length=MAX_INLINE_INPUT_CHARS, description="Instead of the routine's template."
+    )
+    by: Name | None = Field(default=None, max_length=200, description="Who asked for it.")
+
+
+class TickResult(Wire):
+    """What a tick came to; the result of the `RoutineTick` workflow, which does not fail when its runs do."""
+
+    tick: str
+    routine: str
+    status: TickStatus
+    reason: str | None = Field(default=None, description="A code: why it did not complete.")
+    message: str | None = Field(default=None, description="The reason in words.")
+    attempts: int = 0
+    run: str | None = Field(default=None, description="The latest attempt.")
+
+
+class RoutineOrder(Wire):
+    """The one argument of the `RoutineOrder` workflow: change a routine, or have it run."""
+
+    action: RoutineAction = Field(
+        description="put: create or update; delete; pause: no trigger fires; resume; run: now; backfill: the fires of "
+        "a range of time; fire: an event, for every routine that waits for it."
+    )
+    routine: str | None = Field(default=None, max_length=63, description="Its name; not needed with `fire`.")
+    definition: dict[str, Any] | None = Field(default=None, description="With `put`: the fields of a routine's file.")
+    by: Name | None = Field(default=None, max_length=200, description="Who wants it.")
+    tenant: str = Field(default="default", max_length=64)
+    note: Text | None = Field(default=None, max_length=2_000, description="With `pause`: why.")
+    until: datetime | None = Field(default=None, description="With `pause`: it resumes by itself.")
+    input: Text | None = Field(default=None, max_length=MAX_INLINE_INPUT_CHARS, description="With `run`.")
+    start: datetime | None = Field(default=None, description="With `backfill`: fires from here on.")
+    end: datetime | None = Field(default=None, description="With `backfill`: fires up to here.")
+    event: str | None = Field(default=None, max_length=200, description="With `fire`: the event's name.")
+    payload: dict[str, Any] | None = Field(default=None, description="With `fire`: what the template gets as `event`.")
+    key: str | None = Field(
+        default=None, max_length=100, description="With `run` and `fire`: the same key sets a routine off once."
+    )
+
+
+class RoutineOrdered(Wire):
+    """What an order came to; the result of the `RoutineOrder` workflow, or it fails with an error's code."""
+
+    action: RoutineAction
+    routine: str | None = None
+    changed: bool = Field(default=False, description="False: it was so before.")
+    ticks: tuple[str, ...] = Field(default=(), description="Ids of the ticks that were started.")
+    message: str = Field(default="", description="In words.")

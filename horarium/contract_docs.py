@@ -29,10 +29,14 @@ from horarium.contract import (
     Remember,
     Resolution,
     ResolutionState,
+    RoutineOrder,
+    RoutineOrdered,
     RunRequest,
     RunResult,
     RunStatus,
     StepSummary,
+    TickRequest,
+    TickResult,
     Usage,
     Vote,
     Waiting,
@@ -111,6 +115,28 @@ EXAMPLES: tuple[Wire, ...] = (
     ResolutionState(step=f"{_RUN}/0005", verdict="supply", by="maria@ops"),
     StepSummary(id=f"{_RUN}/0003", kind="tool_call", name="read_log", status="completed"),
     _USED,
+    TickRequest(routine="nightly-triage", trigger="mornings"),
+    TickResult(
+        tick="routine.nightly-triage-2026-11-23T06:00:00Z",
+        routine="nightly-triage",
+        status="failed",
+        reason="tool_failed",
+        message="read_log: no answer within 0:05:00",
+        attempts=3,
+        run=_RUN,
+    ),
+    RoutineOrder(
+        action="put",
+        routine="nightly-triage",
+        by="maria@ops",
+        definition={
+            "agent": "triage",
+            "input": "Triage what failed since {{ previous.started_at }}.",
+            "triggers": {"mornings": {"cron": "0 6 * * 1-5", "time_zone": "Europe/London"}},
+            "on_failure": "retry",
+        },
+    ),
+    RoutineOrdered(action="put", routine="nightly-triage", changed=True, message="Created, with 1 trigger."),
 )
 
 _NAMES = (
@@ -124,6 +150,8 @@ _NAMES = (
     ("query", contract.QUERY_STATUS, "→ RunStatus"),
     ("query", contract.QUERY_APPROVALS, "→ list of Approval"),
     ("query", contract.QUERY_STEPS, "→ list of StepSummary"),
+    ("workflow", contract.TICK_WORKFLOW, "TickRequest → TickResult"),
+    ("workflow", contract.ROUTINE_ORDER_WORKFLOW, "RoutineOrder → RoutineOrdered"),
     ("task queue", contract.ENGINE_QUEUE, "the engine"),
     ("task queue", f"{contract.TOOL_QUEUE_PREFIX}<name>", "a tool worker"),
     *(("search attribute", name, "Keyword") for name in contract.SEARCH_ATTRIBUTES),
@@ -160,6 +188,11 @@ def _contract(example: str) -> Iterator[str]:
     yield ""
     yield "A run that ends `failed` fails its workflow: the type of the failure is the reason, its first detail a"
     yield "RunResult. One that ends `cancelled` cancels its workflow. `completed` and `incomplete` are results."
+    yield ""
+    yield "A `RoutineOrder` changes a routine or sets it off; give its workflow any id that says what it is for you:"
+    yield "the same id twice is one order. It fails with an error's code as its type when it cannot be obeyed. The"
+    yield "fields of a `definition` are those of a routine's file (guides/routines.md). Ticks are started by Temporal's"
+    yield "schedules; a tick completes its workflow whatever its runs came to."
     yield ""
     yield "## Sizes"
     yield ""

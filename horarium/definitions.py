@@ -22,6 +22,7 @@ from horarium.problems import near_miss
 
 OnStepFailure = Literal["tell", "fail", "hold"]
 Duration = Annotated[timedelta, BeforeValidator(duration)]
+NameOrRole = Annotated[str, Field(max_length=200)]
 
 
 class Definition(BaseModel):
@@ -139,8 +140,8 @@ class ApprovalRule(Definition):
         default={},
         description="JSON Schema keywords for arguments, like `{amount: {exclusiveMinimum: 1000}}`. All have to fit.",
     )
-    required: int = Field(default=1, ge=0, le=50, description="How many approve. 0: the call needs nobody.")
-    approvers: tuple[str, ...] = Field(
+    required: int = Field(default=1, ge=0, le=10, description="How many approve. 0: the call needs nobody.")
+    approvers: tuple[NameOrRole, ...] = Field(
         default=(), max_length=50, description="People, and roles as `role:<name>`. Empty: anybody."
     )
     four_eyes: bool = Field(default=False, description="Whoever started the run may not decide.")
@@ -148,7 +149,7 @@ class ApprovalRule(Definition):
     on_expiry: Literal["reject", "fail", "escalate"] | None = Field(
         default=None, description="reject: the model is told; fail: the run ends; escalate: others are asked."
     )
-    escalate_to: tuple[str, ...] = Field(default=(), max_length=50, description="As `approvers`.")
+    escalate_to: tuple[NameOrRole, ...] = Field(default=(), max_length=50, description="As `approvers`.")
     on_escalation_expiry: Literal["reject", "fail"] = "reject"
     remind_every: Duration | None = Field(default=None, ge=timedelta(minutes=1))
     remember: RememberRule | None = Field(default=None, description="None: each call is asked about.")
@@ -213,7 +214,12 @@ class ModelSettings(Definition):
     )
 
 
-def _a_name(name: str) -> str:
+def a_name(name: str) -> str:
+    """A name as it may stand in ids, files and addresses.
+
+    Raises:
+        ValueError: It may not.
+    """
     if not name or len(name) > 63 or not all(c.isalnum() or c in "-_" for c in name) or not name[0].isalnum():
         raise ValueError("a name has 1 to 63 letters, digits, '-' or '_', and begins with a letter or digit")
     return name
@@ -232,7 +238,7 @@ def _a_model(model: str) -> str:
 class Agent(Definition):
     """A definition of an agent; a run is one execution of one version of it."""
 
-    name: Annotated[str, AfterValidator(_a_name)]
+    name: Annotated[str, AfterValidator(a_name)]
     model: Annotated[str, AfterValidator(_a_model)] = Field(
         description="`foundry:<deployment>`, `openai:<model>`, `local`, or `scripted:<file>`."
     )

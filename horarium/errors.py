@@ -76,6 +76,12 @@ class ThreadNotFound(NotFound):
     code = "thread_not_found"
 
 
+class RoutineNotFound(NotFound):
+    """There is no routine, or no tick, of this name."""
+
+    code = "routine_not_found"
+
+
 class ApprovalNotFound(NotFound):
     """No approval has this id in this run."""
 
@@ -246,3 +252,11 @@ class ToolError(HorariumError):
     """
 
     code = "tool_error"
+
+
+BY_CODE: dict[str, type[HorariumError]] = {
+    kind.code: kind
+    for kind in list(vars().values())
+    if isinstance(kind, type) and issubclass(kind, HorariumError) and kind is not ModelUnavailable
+}
+"""What a code that came back from Temporal stands for."""

@@ -61,6 +61,21 @@ def grant_id(approval: str) -> str:
     return f"gra_{_derived('grant', approval)}"
 
 
+def routine_grant_id(*parts: str) -> str:
+    """The standing grant of one preapproved tool of a routine; one for each routine, agent, tool, schema and bounds."""
+    return f"gra_{_derived('routine-grant', *parts)}"
+
+
+def order_id(*parts: str) -> str:
+    """The workflow of an order with a key; one for each tenant, action, name and key."""
+    return f"order_{_derived('order', *parts)}"
+
+
+def new_order_id() -> str:
+    """A fresh `order_<ulid>`; sorts by time."""
+    return f"order_{ULID()}"
+
+
 def idempotency_key(run_id: str, call_id: str) -> str:
     """The key a tool or a model gets: the same on every attempt and on every resumed run."""
     return f"horarium/{run_id}/{call_id}"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 
 def same_person(one: str, other: str) -> bool:
     """Whether two names are of one person."""
-    return _plain(one) == _plain(other)
+    return plain(one) == plain(other)
 
 
 def is_among(name: str, people: Iterable[str]) -> bool:
     """Whether one of these is that person."""
-    return any(same_person(name, person) for person in people)
+    wanted = plain(name)
+    return any(plain(person) == wanted for person in people)
 
 
-def _plain(name: str) -> str:
+@lru_cache(maxsize=16_384)
+def plain(name: str) -> str:
+    """What all spellings of one person's name have in common."""
     seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) not in ("Cf", "Cc"))
     return " ".join(seen.split()).casefold()

@@ -6,18 +6,18 @@ Fail closed: a bound that cannot be compared is a bound that is not met.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
 from horarium.content import canonical
 from horarium.definitions import BOUND_KEYWORDS, Agent, ApprovalRule, bound_problem
-from horarium.people import is_among
+from horarium.people import is_among, plain
 from horarium.problems import near_miss
 from horarium.protocol import Gate
 from horarium.settings import Settings
-from horarium.tools import Effect, schema_problem
+from horarium.tools import Effect, ToolSpec, schema_problem
 
 ROLE = "role:"
 WHOLE = "*"
@@ -41,15 +41,20 @@ def gate_of(agent: Agent, tool: str, effect: Effect, arguments: Mapping[str, Any
     return Gate(
         rule=name,
         required=rule.required,
-        approvers=rule.approvers,
         four_eyes=rule.four_eyes,
         expires_after=rule.expires_after,
         on_expiry=rule.on_expiry,
-        escalate_to=rule.escalate_to,
         on_escalation_expiry=rule.on_escalation_expiry,
         remind_every=rule.remind_every,
         remember=rule.remember,
     )
+
+
+def rule_named(agent: Agent, name: str) -> ApprovalRule | None:
+    """The rule of this name, as `rule_for` gives it; None: the default."""
+    head, _, index = name.partition(".")
+    known = head == "approvals" and index.isdecimal() and int(index) < len(agent.approvals)
+    return agent.approvals[int(index)] if known else None
 
 
 def fits(bounds: Mapping[str, Mapping[str, Any]], arguments: Mapping[str, Any]) -> bool:
@@ -107,22 +112,49 @@ def _inside(keyword: str, value: Any) -> Any:
             return value  # also `not`: there, that other types pass is what keeps them out
 
 
+def is_role(name: str) -> bool:
+    """Whether a name among the approvers stands for a role."""
+    return name.startswith(ROLE)
+
+
 def people_of(names: Iterable[str], settings: Settings) -> tuple[str, ...]:
     """The people that names and roles come to, each once, in order."""
-    found: list[str] = []
+    found: dict[str, str] = {}
     for name in names:
         members = settings.approvals.roles.get(name.removeprefix(ROLE), ()) if name.startswith(ROLE) else (name,)
-        found += [person for person in members if not is_among(person, found)]
-    return tuple(found)
+        for person in members:
+            found.setdefault(plain(person), person)
+    return tuple(found.values())
 
 
-def plan_problems(agent: Agent, settings: Settings) -> list[str]:
-    """Why the plan of an agent cannot be kept, as `field: reason`; empty when it can."""
+def listed(people: Sequence[str], most: int) -> tuple[tuple[str, ...], int]:
+    """The first people, in so many bytes of UTF-8 and at least one, and how many were left out."""
+    kept, used = 0, 0
+    for person in people:
+        used += len(person.encode())
+        if kept and used > most:
+            break
+        kept += 1
+    return tuple(people[:kept]), len(people) - kept
+
+
+def plan_problems(
+    agent: Agent, settings: Settings, *, tools: Mapping[str, ToolSpec] | None = None, not_by: Iterable[str] = ()
+) -> list[str]:
+    """Why the plan of an agent cannot be kept, as `field: reason`; empty when it can.
+
+    Args:
+        tools: Those whose arguments are known; what a rule says of others is believed.
+        not_by: Who starts a run of it: whom four eyes keep out.
+    """
     problems: list[str] = []
+    starters = tuple(not_by)
     for index, rule in enumerate(agent.approvals):
         where = f"approvals.{index}"
         problems += _names(rule, where, settings)
         problems += _tools(rule, where, agent)
+        problems += _arguments(rule, where, agent, tools or {})
+        problems += _left_alone(rule, where, settings, starters)
         covering = _covered_by(agent, index)
         if covering:
             first = " and ".join(f"approvals.{earlier}" for earlier in covering)
@@ -158,6 +190,46 @@ def _tools(rule: ApprovalRule, where: str, agent: Agent) -> list[str]:
         f"{where}.tools.{position}: {pattern!r} fits none of the agent's tools{near_miss(pattern, list(agent.tools))}"
         for position, pattern in enumerate(rule.tools)
         if not any(fnmatchcase(tool, pattern) for tool in agent.tools)
+    ]
+
+
+def _arguments(rule: ApprovalRule, where: str, agent: Agent, tools: Mapping[str, ToolSpec]) -> list[str]:
+    """Arguments in `when` that none of the rule's tools takes: such a rule would never hold."""
+    named = [tool for tool in agent.tools if _names_tool(rule, tool)]
+    taken = [_takes(tools[tool]) if tool in tools else None for tool in named]
+    known: list[str] = []
+    for names in taken:
+        if names is None:
+            return []
+        known += names
+    return [
+        f"{where}.when.{name}: {' and '.join(named)} {'takes' if len(named) == 1 else 'take'} no argument {name!r}"
+        f"{near_miss(name, known)}"
+        for name in rule.when
+        if known and name not in (WHOLE, *known)
+    ]
+
+
+def _takes(tool: ToolSpec) -> list[str] | None:
+    """The names of a tool's arguments; None when it may take others than its schema lists."""
+    schema = tool.parameters
+    elsewhere = ("patternProperties", "$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")
+    if "properties" not in schema or any(keyword in schema for keyword in elsewhere):
+        return None
+    return list(schema["properties"]) if schema.get("additionalProperties", False) is False else None
+
+
+def _left_alone(rule: ApprovalRule, where: str, settings: Settings, starters: tuple[str, ...]) -> list[str]:
+    """A quorum that could only be filled with those whom four eyes keep out."""
+    if not (rule.four_eyes and rule.approvers and starters):
+        return []
+    asked = people_of((*rule.approvers, *rule.escalate_to), settings)
+    left = [person for person in asked if not is_among(person, starters)]
+    if len(left) >= rule.required:
+        return []
+    return [
+        f"{where}.four_eyes: {' and '.join(starters[:3])} may not decide on a run of theirs, and with {len(left)} of "
+        f"the approvers left there are fewer than the {rule.required} who have to approve"
     ]
 
 

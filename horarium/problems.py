@@ -20,6 +20,11 @@ def explain(error: ValidationError, model: type[BaseModel], file: Path, text: st
     )
 
 
+def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """As `explain`, for what stands in no file: `retry.attempts: must be …`."""
+    return [f"{_field(problem['loc'])}: {_sentence(problem, model)}" for problem in error.errors(include_url=False)]
+
+
 def near_miss(word: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?` when something known is close, else an empty string."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)

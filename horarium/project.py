@@ -1,4 +1,4 @@
-"""A project on disk: its agents in `agents/*.yaml`, their prompts in text files, its tools in `tools/*.py`."""
+"""A project on disk: `agents/*.yaml`, their prompts in text files, `tools/*.py`, and `routines/*.yaml`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from horarium.agentfiles import AgentFiles, agent_files, check_tools, load_agent, load_agents
+from horarium.agentfiles import AgentFiles, agent_files, check_plans, check_tools, load_agent, load_agents
 from horarium.definitions import Agent
 from horarium.errors import ConfigError
+from horarium.routinefiles import RoutineFile, load_routine_files, load_routines, routine_files
 from horarium.settings import Settings
 from horarium.toolfiles import OWN_PROCESS, Clash, clashing_imports, load_tools
 from horarium.tools import Tool
@@ -17,12 +18,17 @@ __all__ = [
     "AgentFiles",
     "Clash",
     "Project",
+    "RoutineFile",
     "agent_files",
+    "check_plans",
     "check_tools",
     "clashing_imports",
     "load_agent",
     "load_agents",
+    "load_routine_files",
+    "load_routines",
     "load_tools",
+    "routine_files",
     "tools_apart",
 ]
 

@@ -73,11 +73,15 @@ class Key(BaseModel):
             raise ValueError("its two parts are not of one key")
         return self
 
-    def unusable(self, at: datetime) -> str | None:
-        """Why the key does not count at this moment; None when it does."""
+    def unusable(self, at: datetime, *, used_at: datetime | None = None) -> str | None:
+        """Why the key does not count at this moment; None when it does.
+
+        Args:
+            used_at: When it was verified before: a key that has ended since counts for that, a revoked one does not.
+        """
         if self.revoked_at is not None and at >= self.revoked_at:
             return f"the key {self.id} was revoked"
-        if self.expires_at is not None and at >= self.expires_at:
+        if self.expires_at is not None and (used_at or at) >= self.expires_at:
             return f"the key {self.id} expired"
         return None
 
@@ -212,8 +216,14 @@ class KeyRing:
                 return Signer(key)
         return None
 
-    def verify(self, run: str, said: Decision | Resolution, at: datetime) -> str:
+    def verify(
+        self, run: str, said: Decision | Resolution, at: datetime, *, recorded_at: datetime | None = None
+    ) -> str:
         """The id of the key that proves who said this.
+
+        Args:
+            recorded_at: When this very proof was verified and written down: what has expired since was in time. All
+                else is checked as ever.
 
         Raises:
             ProofInvalid: It is not proved; says why.
@@ -225,12 +235,12 @@ class KeyRing:
         if key is None:
             raise ProofInvalid(f"There is no key {proof.key!r} here.")
         # Two clocks: a key that is unusable now, whatever the run's time is, counts no more.
-        unusable = key.unusable(max(at, datetime.now(UTC)))
+        unusable = key.unusable(max(at, datetime.now(UTC)), used_at=recorded_at)
         if unusable is not None:
             raise ProofInvalid(f"It is not proved: {unusable}.")
         if proof.expires_at.tzinfo is None:
             raise ProofInvalid("Its proof says no time zone, so nobody knows when it ends.")
-        if at - LEEWAY > proof.expires_at:
+        if (recorded_at or at) - LEEWAY > proof.expires_at:
             ended = proof.expires_at.isoformat(sep=" ", timespec="seconds")
             raise ProofInvalid(f"Its proof expired at {ended}.", hint="Decide again.")
         if not key.may_sign_for(said.by):

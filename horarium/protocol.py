@@ -48,15 +48,16 @@ class Payload(BaseModel):
 
 
 class Gate(Payload):
-    """What stands between a call and its effect: the rule of the approval plan that fits, in so many words."""
+    """What stands between a call and its effect: the rule of the approval plan that fits, and when it does what.
+
+    Whom it asks is left out: that may be hundreds, so it is looked up by the rule's name, and kept in the ledger.
+    """
 
     rule: str = Field(default="default", description="`approvals.<n>` of the agent, or `default`.")
     required: int = 1
-    approvers: tuple[str, ...] = Field(default=(), description="People and `role:<name>`; empty: anybody.")
     four_eyes: bool = False
     expires_after: timedelta | None = None
     on_expiry: Literal["reject", "fail", "escalate"] | None = None
-    escalate_to: tuple[str, ...] = ()
     on_escalation_expiry: Literal["reject", "fail"] = "reject"
     remind_every: timedelta | None = None
     remember: RememberRule | None = None
@@ -215,8 +216,14 @@ class AskedApproval(Payload):
     """What became of one question."""
 
     guards: int
-    people: tuple[str, ...] = Field(default=(), description="Who may decide, roles resolved; empty: anybody.")
+    people: tuple[str, ...] = Field(
+        default=(), description="Who may decide, roles resolved; empty: anybody. Cut: the ledger has all."
+    )
+    more: int = Field(default=0, description="How many were cut.")
     released: bool = Field(default=False, description="A standing grant, or the plan itself, released the call.")
+    denied: str | None = Field(
+        default=None, description="Nobody is asked, as the routine says, and it is not made; what the model is told."
+    )
 
 
 class AskedApprovals(Payload):
@@ -247,7 +254,7 @@ class CheckResolution(Payload):
 
 
 class Checked(Payload):
-    """Result of `check_decision` and `check_resolution`."""
+    """Result of `check_decision`, `check_resolution`, `record_vote` and `settle_question`."""
 
     key: str | None = Field(default=None, description="The key that proved who decided.")
     call: Call | None = Field(default=None, description="The call with the person's arguments.")
@@ -269,8 +276,6 @@ class Escalate(Payload):
 
     run: str
     approval: str
-    people: tuple[str, ...] = Field(description="Who might decide so far; empty: anybody.")
-    escalate_to: tuple[str, ...]
     at: datetime
     expires_at: datetime
 
@@ -278,7 +283,8 @@ class Escalate(Payload):
 class Escalated(Payload):
     """Result of `escalate`."""
 
-    people: tuple[str, ...] = ()
+    people: tuple[str, ...] = Field(default=(), description="As in `AskedApproval`.")
+    more: int = 0
 
 
 class ApprovalOutcome(Payload):
@@ -308,6 +314,14 @@ class SettleApprovals(Payload):
 
     run: str
     outcomes: tuple[ApprovalOutcome, ...]
+
+
+class SettledApprovals(Payload):
+    """Result of `settle_approvals`."""
+
+    refused: dict[int, str] = Field(
+        default={}, description="By the tool step's number: whose word does not count here, and why. Nothing changed."
+    )
 
 
 class OpenQuestion(Payload):
@@ -345,6 +359,7 @@ class SettleStep(Payload):
     output: str
     by: str | None = None
     comment: str | None = None
+    resolution: Resolution | None = Field(default=None, description="The person's word; it may be signed.")
 
 
 class WriteMessage(Payload):

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from temporalio import activity
 from temporalio.client import Client as TemporalClient
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import (
@@ -21,6 +22,7 @@ from temporalio.worker import (
     WorkflowRunner,
 )
 
+from horarium import protocol
 from horarium.connection import connect
 from horarium.contract import TOOL_QUEUE_PREFIX
 from horarium.errors import ConfigError, Conflict, HorariumError, NotFound
@@ -35,6 +37,15 @@ from horarium.tools import Tool
 log = structlog.get_logger()
 
 FINAL = (ConfigError, Conflict, NotFound)  # what cannot succeed is not tried again
+# They verify whose word it is, and leave what they refuse in the audit trail; notices are workflows of their own.
+LOOK_FOR_THEMSELVES = (
+    protocol.CALL_TOOL,
+    protocol.RECORD_VOTE,
+    protocol.SETTLE_APPROVALS,
+    protocol.SETTLE_QUESTION,
+    protocol.SETTLE_STEP,
+    protocol.NOTIFY,
+)
 HEARTBEAT_THROTTLE = timedelta(milliseconds=300)
 
 
@@ -64,8 +75,8 @@ async def serve_tools(
     queue = f"{TOOL_QUEUE_PREFIX}{name}"
     temporal = await connect(settings)
     ledger = await Ledger.open(settings)
-    keys = KeyRing.of(settings).public_only() if settings.approvals.require_proof else None
-    host = ToolHost(ledger, served, threads=settings.worker.max_steps, keys=keys)
+    keys, required = KeyRing.of(settings).public_only(), settings.approvals.require_proof
+    host = ToolHost(ledger, served, threads=settings.worker.max_steps, keys=keys, require_proof=required)
     try:
         await ToolCatalog(ledger).announce((tool.spec for tool in served), queue)
         worker = make_worker(temporal, queue, settings.worker, [host.call_tool])
@@ -115,6 +126,7 @@ class ErrorTranslation(Interceptor):
 class _Translated(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         try:
+            _refuse_strangers(input)
             return await super().execute_activity(input)
         except HorariumError as error:
             final = isinstance(error, FINAL)
@@ -125,6 +137,18 @@ class _Translated(ActivityInboundInterceptor):
             # Causes and stacks go into the history too; the log has them, without what must not be stored.
             log.exception("activity.broke", activity=input.fn.__name__)
             raise ApplicationError(redact(f"{type(error).__name__}: {error}"), type="internal") from None
+
+
+def _refuse_strangers(input: ExecuteActivityInput) -> None:
+    """What is written about a run is asked for by that run: whoever reaches Temporal can name any run in a payload.
+
+    Raises:
+        Conflict: Another workflow asks.
+    """
+    info = activity.info()
+    run = getattr(input.args[0], "run", None) if input.args else None
+    if info.activity_type not in LOOK_FOR_THEMSELVES and isinstance(run, str) and run != info.workflow_id:
+        raise Conflict(f"Workflow {info.workflow_id} asked for {info.activity_type} of run {run}, which is another's.")
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from horarium.definitions import Duration
 from horarium.errors import ConfigError
-from horarium.people import is_among
+from horarium.people import plain
 from horarium.problems import explain
 from horarium.secrets import REFERENCE, SecretReference, reveal
 
@@ -105,7 +105,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class Webhook(Section):
-    """`[[approvals.webhooks]]`: told of every event, signed as Standard Webhooks has it."""
+    """`[[approvals.webhooks]]`, `[[routines.webhooks]]`: told of every event, signed as Standard Webhooks has it."""
 
     url: Annotated[str, AfterValidator(_a_webhook_url)] = Field(description="https, or http on loopback.")
     secret: SecretReference = Field(description="`whsec_…`, by reference.")
@@ -120,13 +120,16 @@ def _a_person(name: str) -> str:
 
 
 def _each_once(people: tuple[str, ...]) -> tuple[str, ...]:
-    twice = [name for position, name in enumerate(people) if is_among(name, people[:position])]
-    if twice:
-        raise ValueError(f"{twice[0]!r} is there twice; names are compared without case")
+    seen: set[str] = set()
+    for name in people:
+        if plain(name) in seen:
+            raise ValueError(f"{name!r} is there twice; names are compared without case")
+        seen.add(plain(name))
     return people
 
 
-Members = Annotated[tuple[Annotated[str, AfterValidator(_a_person)], ...], AfterValidator(_each_once)]
+Person = Annotated[str, Field(max_length=200), AfterValidator(_a_person)]
+Members = Annotated[tuple[Person, ...], Field(max_length=500), AfterValidator(_each_once)]
 
 
 class ApprovalsSettings(Section):
@@ -154,6 +157,19 @@ class ApprovalsSettings(Section):
         default=None, description="Where people reach the gateway, like https://horarium.example.com."
     )
     link_lasts: Duration = Field(default=timedelta(hours=24), gt=timedelta(0), le=timedelta(hours=24))
+
+
+class RoutinesSettings(Section):
+    """`[routines]`: what holds for all routines, besides what each says itself."""
+
+    min_interval: Duration = Field(
+        default=timedelta(minutes=1), ge=timedelta(0), description="The shortest distance of two fires of a trigger."
+    )
+    max_ticks: int = Field(
+        default=50, ge=1, le=10_000, description="Ticks that run at once, of all routines together; others wait."
+    )
+    alert: tuple[SecretReference, ...] = Field(default=(), description="Apprise addresses told of every routine.")
+    webhooks: tuple[Webhook, ...] = Field(default=(), description="Told of every routine's alerts, signed.")
 
 
 class Price(Section):
@@ -215,6 +231,7 @@ class Settings(BaseSettings):
     tools: ToolsSettings = ToolsSettings()
     worker: WorkerSettings = WorkerSettings()
     approvals: ApprovalsSettings = ApprovalsSettings()
+    routines: RoutinesSettings = RoutinesSettings()
     models: ModelsSettings = ModelsSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

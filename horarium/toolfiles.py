@@ -21,11 +21,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from horarium.agentfiles import shown
 from horarium.engine import ENGINE_NAMES
 from horarium.errors import ConfigError, ToolImportClash
 from horarium.settings import Settings
 from horarium.tools import Tool
+from horarium.yamlfiles import shown
 
 OWN_PROCESS = 'Give the tools a process of their own: [tools] process = "own" in horarium.toml'
 

@@ -22,6 +22,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from horarium.ballots import Witness
 from horarium.content import call_digest, canonical, clean_text, shorten
 from horarium.errors import (
     HorariumError,
@@ -35,11 +36,14 @@ from horarium.errors import (
 from horarium.ids import question_id, split_step_id, step_id
 from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
-from horarium.ledger.grants import Grants
+from horarium.ledger.grants import Granting
 from horarium.ledger.journal import ApprovalRecorded, Held, Journal, StepClaim, StepRecord, output_digest
+from horarium.ledger.ticks import Ticks
 from horarium.plans import WHOLE
 from horarium.proof import KeyRing
-from horarium.protocol import CALL_TOOL, NOTE_CHARS, CheckDecision, CheckResolution, ToolOutcome, ToolStep
+from horarium.protocol import CALL_TOOL, NOTE_CHARS, Ballot, ToolOutcome, ToolStep
+from horarium.routine_state import RoutineState
+from horarium.runplans import RunPlans
 from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext
 from horarium.turns import stored_turn
 
@@ -132,20 +136,26 @@ class ToolHost:
     """The tools of one process, and the activity that calls them."""
 
     def __init__(
-        self, ledger: Ledger, tools: Iterable[Tool], *, threads: int = 64, keys: KeyRing | None = None
+        self, ledger: Ledger, tools: Iterable[Tool], *, threads: int = 64, keys: KeyRing, require_proof: bool
     ) -> None:
-        """`keys`: given where decisions need proof."""
+        """`keys`: they tell what is recorded as proven, also where no proof is required."""
         self.tools = {tool.name: tool for tool in tools}
         self.journal = Journal(ledger)
         self.approvals = Approvals(ledger)
-        self.grants = Grants(ledger)
-        self.keys = keys
+        self.ticks = Ticks(ledger)
+        self.plans = RunPlans(ledger)
+        self.witness = Witness(self.approvals, keys, required=require_proof)
         self.threads = ToolThreads(threads)
         self._attempts: dict[str, _Attempt] = {}
 
     def close(self) -> None:
         """Stop the tools' loop."""
         self.threads.close()
+
+    async def state_of(self, run: str) -> RoutineState:
+        """The state that a tool in this run may read and write."""
+        tick = await self.ticks.of_run(run)
+        return RoutineState(tick.state or {} if tick is not None else None)
 
     @activity.defn(name=CALL_TOOL)
     async def call_tool(self, step: ToolStep) -> ToolOutcome:
@@ -158,7 +168,8 @@ class ToolHost:
             ApplicationError: The attempt failed, is known to have done nothing lasting, and is worth another.
         """
         async with heartbeating():
-            label = f"{step.run}/{step.number}/{step.permit}"
+            # Of its own workflow: what another one asks for is no attempt at this step, and is not waited for.
+            label = f"{activity.info().workflow_id}/{step.run}/{step.number}/{step.permit}"
             attempt = self._attempts.get(label)
             if attempt is None:
                 attempt = self._attempts[label] = _Attempt(self, step)
@@ -185,6 +196,7 @@ class _Attempt:
         self._tool = host.tools.get(step.call.tool)
         self._stopped = threading.Event()
         self._leaving = False
+        self._asked_by = activity.info().workflow_id or ""
         self.task = asyncio.create_task(self.outcome())
 
     async def stop(self, *, leaving: bool) -> ToolOutcome:
@@ -268,22 +280,25 @@ class _Attempt:
             return await self._unknown(claim, arguments, str(error))
         except (StepCrashes, NotApproved) as error:
             log.error("tool.not_performed", code=error.code, why=str(error))
+            if isinstance(error, NotApproved):
+                await self._refused(error)
+                if not self._is_the_runs_own:  # the step waits for its own run, as it was
+                    return ToolOutcome(status="refused", code=error.code, message=shorten(str(error), NOTE_CHARS))
             return outcome_of(
                 await self._journal.settle_unclaimed(claim, "failed", str(error), code=error.code, message=str(error))
             )
         if isinstance(held, StepRecord):
             return outcome_of(held)
-        await self._remember(arguments)
         return await self._perform(held, arguments)
 
-    async def _remember(self, arguments: dict[str, Any]) -> None:
-        """Keep the standing grant that came with the approval; only once the approval itself is recorded."""
+    def _grant(self, approval: str, arguments: dict[str, Any]) -> Granting | None:
+        """The standing grant that came with the approval."""
         step, call = self._step, self._call
         ballot = next((ballot for ballot in step.ballots if ballot.decision.remember is not None), None)
-        if ballot is None or ballot.decision.remember is None or step.approval is None:
-            return
+        if ballot is None or ballot.decision.remember is None:
+            return None
         said = ballot.decision.remember
-        await self._host.grants.make(
+        return Granting(
             tenant=step.tenant,
             agent=step.agent,
             scope=said.scope,
@@ -292,7 +307,7 @@ class _Attempt:
             schema_digest=self._host.tools[call.tool].spec.schema_digest,
             bounds=said.bounds or {WHOLE: {"const": arguments}},
             by=ballot.decision.by,
-            granted_in=step.approval,
+            granted_in=approval,
             comment=ballot.decision.comment,
             at=ballot.at,
             ends_at=ballot.at + said.lasts,
@@ -301,7 +316,11 @@ class _Attempt:
     async def _claim(self, claim: StepClaim, arguments: dict[str, Any]) -> Held | StepRecord:
         step, call = self._step, self._call
         approval = None
-        if claim.effect is not Effect.READ or step.approval is not None:
+        if claim.effect is Effect.READ and step.approval is None:
+            asked = await self._host.plans.gate(step.run, call.tool, claim.effect, arguments)
+            if asked is not None:
+                raise NotApproved(f"The rule {asked.rule} of the approval plan asks people about {call.tool!r} first.")
+        else:
             if step.approval is None:
                 raise NotApproved(f"{call.tool!r} has effect {claim.effect.value} and nobody approved it.")
             schema = self._host.tools[call.tool].spec.schema_digest
@@ -311,60 +330,62 @@ class _Attempt:
                 id=step.approval,
                 digest=call.digest,
                 step=step.number - 1,
-                ballots=step.ballots,
+                ballots=await self._proven(step.approval, arguments),
+                grant=self._grant(step.approval, arguments),
                 stands=not step.ballots,
             )
-            await self._proven(step.approval, arguments)
+        if not self._is_the_runs_own:
+            raise NotApproved(f"Workflow {self._asked_by!r} asked for a step of run {step.run!r}.")
         if not call.key.startswith(f"horarium/{step.run}/"):
             before = await self._journal.earlier(call.key, step.run)
             if before is not None and step.permit == 0:
                 return await self._resumed(claim, before, approval)
         return await self._journal.claim(claim, approval=approval)
 
-    async def _proven(self, approval: str, arguments: dict[str, Any]) -> None:
-        """Verify who decided, just before the effect: the workflow's word alone is not enough where proof is required.
+    async def _refused(self, error: NotApproved) -> None:
+        step = self._step
+        subject = step.approval or step_id(step.run, step.number)
+        await self._host.approvals.refused_effect(
+            step.run, subject, self._asked_by, datetime.now(UTC), error.code, str(error)
+        )
+
+    @property
+    def _is_the_runs_own(self) -> bool:
+        """Whether the run itself asks. Temporal says who does, and of one id there is one open workflow."""
+        return self._asked_by == self._step.run
+
+    async def _proven(self, approval: str, arguments: dict[str, Any]) -> tuple[Ballot, ...]:
+        """The ballots with the keys that prove them, just before the effect: the workflow's word is not enough.
 
         What was released and recorded before needs no second proof, only the word that it is to be done again.
 
         Raises:
-            ProofInvalid: A signature is missing, wrong, too old, or of a key that was revoked.
+            ProofInvalid: Proof is required; a signature is missing, wrong, too old, or of a key that was revoked.
         """
-        keys, step = self._host.keys, self._step
-        if keys is None:
-            return
-        now = datetime.now(UTC)
-        if step.again is not None or step.permit > 0:
+        step, witness = self._step, self._host.witness
+        if witness.required and (step.again is not None or step.permit > 0):
             try:
-                self._asked_again(keys, now)
+                await self._asked_again()
             except ProofInvalid as error:
-                if step.again is not None:
-                    again = CheckResolution(run=step.run, resolution=step.again, at=now)
-                    await self._host.approvals.refused(again, step.again.question or approval, error.code, str(error))
+                if (said := step.again) is not None:
+                    await self._host.approvals.refused_word(
+                        step.run, said.question or approval, said, None, datetime.now(UTC), error.code, str(error)
+                    )
                 raise
         if await self._host.approvals.is_released(approval, step.call.digest):
-            return
+            return step.ballots
+        proven = []
         for ballot in step.ballots:
-            said = ballot.decision
-            # Who was shown other arguments than these has released these only by giving them.
-            gave = ballot.edits or said.digest != step.call.digest
-            signed = said.model_copy(update={"arguments": arguments if gave else None})
             try:
-                if keys.verify(step.run, signed, now) != ballot.key:
-                    raise ProofInvalid("It was signed with another key than the one that was noted.")
+                proven.append(await witness.of_ballot(step.run, approval, ballot, step.call.digest, arguments))
             except ProofInvalid as error:
-                attempt = CheckDecision(
-                    run=step.run,
-                    approval=approval,
-                    number=step.number,
-                    call=step.call,
-                    decision=said,
-                    at=now,
-                    via=ballot.via,
+                await self._host.approvals.refused_word(
+                    step.run, approval, ballot.decision, ballot.via, datetime.now(UTC), error.code, str(error)
                 )
-                await self._host.approvals.refused(attempt, approval, error.code, str(error))
                 raise
+        return tuple(proven)
 
-    def _asked_again(self, keys: KeyRing, now: datetime) -> None:
+    async def _asked_again(self) -> None:
         """Verify the word that raised the permit: a retry of this step, in answer to the question that waited.
 
         Raises:
@@ -373,8 +394,8 @@ class _Attempt:
         step, said = self._step, self._step.again
         if said is None:
             raise ProofInvalid("Nobody's word to do it again came with it, and proof is required here.")
-        keys.verify(step.run, said, now)
         own = step_id(step.run, step.number)
+        await self._host.witness.of_resolution(step.run, said.question or "", said, datetime.now(UTC))
         asked = {question_id(own, phase, step.permit - 1) for phase in ("unknown", "held")}
         if said.step != own or said.verdict != "retry" or said.question not in asked:
             raise ProofInvalid("The word to do it again is about another step or another question.")
@@ -391,11 +412,11 @@ class _Attempt:
         return await self._journal.claim(claim, approval=approval)
 
     async def _perform(self, held: Held, arguments: dict[str, Any]) -> ToolOutcome:
-        tool = self._host.tools[self._call.tool]
+        step, tool = self._step, self._host.tools[self._call.tool]
         log.debug("tool.started", attempt=held.attempt)
         try:
-            context = self._context(held.attempt)
-            bound = tool.bind(arguments, context)
+            state = await self._host.state_of(step.run) if tool.context_parameter else RoutineState()
+            bound = tool.bind(arguments, self._context(held.attempt, state))
             result = await self._host.threads.run(tool.spec.timeout, tool.function, **bound)
         except ToolError as error:
             said = clean_text(str(error))[0]
@@ -409,7 +430,7 @@ class _Attempt:
             words = f"no answer within {tool.spec.timeout}" if isinstance(error, TimeoutError) else _words(error)
             return await self._failed(held, arguments, words)
         log.debug("tool.finished")
-        return outcome_of(await self._journal.settle(held, "completed", result))
+        return outcome_of(await self._journal.settle(held, "completed", result, state=state))
 
     async def _failed(self, held: Held, arguments: dict[str, Any], words: str) -> ToolOutcome:
         """An unexpected exception. What it means depends on what the tool may do to the world."""
@@ -487,7 +508,7 @@ class _Attempt:
                     await self._journal.mark_unknown(held.claim, "The run was cancelled while it was being done.")
                 )
 
-    def _context(self, attempt: int) -> ToolContext:
+    def _context(self, attempt: int, state: RoutineState | None = None) -> ToolContext:
         step = self._step
         return ToolContext(
             run_id=step.run,
@@ -496,6 +517,7 @@ class _Attempt:
             attempt=attempt,
             agent=step.agent,
             tenant=step.tenant,
+            state=RoutineState() if state is None else state,
             cancelled=self._stopped.is_set,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 from horarium.content import canonical, digest
 from horarium.errors import ConfigError, ToolError
+from horarium.routine_state import RoutineState
 
 __all__ = ["Effect", "NotPerformed", "Performed", "Tool", "ToolContext", "ToolError", "ToolSpec", "tool"]
 
@@ -70,7 +71,8 @@ class ToolContext:
 
     `idempotency_key` is the same on every attempt of this call and new for every approved call: hand it to
     the service you call. `attempt` counts from 1. A sync tool that takes long asks `cancelled()` now and then, and
-    raises `ToolError` when it stopped without having done anything.
+    raises `ToolError` when it stopped without having done anything. `state` is a small JSON object that a routine keeps
+    between its ticks; what a call changes in it counts when the call succeeds, and for later ticks when this one does.
     """
 
     run_id: str
@@ -79,6 +81,7 @@ class ToolContext:
     attempt: int
     agent: str
     tenant: str
+    state: MutableMapping[str, Any] = field(default_factory=RoutineState, repr=False)
     cancelled: Callable[[], bool] = field(default=lambda: False, repr=False)
 
 

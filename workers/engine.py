@@ -11,12 +11,14 @@ import structlog
 from temporalio.client import Client as TemporalClient
 from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowRunner
 
+from activities.alerts import Alerter
 from activities.bookkeeping import Bookkeeping
 from activities.call_model import ModelCaller
 from activities.catalog import Catalog
 from activities.memory import MemoryWriter
 from activities.models.router import Models
 from activities.notify import Notifier
+from activities.ticks import TickKeeper
 from horarium.connection import connect
 from horarium.contract import ENGINE_QUEUE
 from horarium.ledger.agents import Agents, ToolCatalog
@@ -26,8 +28,17 @@ from horarium.proof import KeyRing
 from horarium.serving import make_worker
 from horarium.settings import Settings
 from horarium.toolhost import ToolHost
+from schedules.deploy import Deployment
+from schedules.expected import next_fire
+from schedules.orders import Orders
+from schedules.watch import Watch
+from schedules.watch_schedule import keep_watch
 from workers.alignment import AlignedRunner
 from workflows.agent_run import AgentRun
+from workflows.routine_alert import RoutineAlert
+from workflows.routine_order import ObeyedOrder
+from workflows.routine_tick import RoutineTick
+from workflows.routine_watch import RoutineWatch
 from workflows.tell_people import TellPeople
 
 log = structlog.get_logger()
@@ -64,22 +75,29 @@ async def serve_engine(
         await agents.register(agent)
     await ToolCatalog(ledger).announce(tool.spec for tool in project.tools.values())
     catalog = Catalog(ledger, project.tools.values())
-    keys = KeyRing.of(settings).public_only() if settings.approvals.require_proof else None
-    tools = ToolHost(ledger, project.tools.values(), threads=settings.worker.max_steps, keys=keys)
+    keys, required = KeyRing.of(settings).public_only(), settings.approvals.require_proof
+    tools = ToolHost(
+        ledger, project.tools.values(), threads=settings.worker.max_steps, keys=keys, require_proof=required
+    )
     bookkeeping = Bookkeeping(ledger, catalog, temporal, AgentFiles(settings), settings)
+    keeper = TickKeeper(ledger, temporal, settings, AgentFiles(settings))
     activities: list[Callable[..., Any]] = [
         ModelCaller(ledger, models, catalog).call_model,
         MemoryWriter(ledger, catalog).write_memory,
         tools.call_tool,
         Notifier(ledger, settings).notify,
+        Alerter(ledger, settings, next_fire).send_alert,
+        Orders(ledger, temporal, settings).obey_order,
         *_bookkeeping(bookkeeping),
+        *_of_ticks(keeper),
+        *_of_watch(Watch(ledger, temporal, converge=Deployment(ledger, temporal).converge, end_gone=keeper.end_gone)),
     ]
     worker = make_worker(
         temporal,
         ENGINE_QUEUE,
         settings.worker,
         activities,
-        [AgentRun, TellPeople],
+        [AgentRun, TellPeople, RoutineTick, RoutineAlert, RoutineWatch, ObeyedOrder],
         AlignedRunner(runner or UnsandboxedWorkflowRunner()),
     )
     log.info(
@@ -87,11 +105,20 @@ async def serve_engine(
     )
     try:
         async with worker:
+            await keep_watch(temporal)
             await stop.wait()
     finally:
         tools.close()
         await models.close()
     log.info("worker.stopped", queue=ENGINE_QUEUE)
+
+
+def _of_ticks(keeper: TickKeeper) -> list[Callable[..., Any]]:
+    return [keeper.open_tick, keeper.admit_tick, keeper.open_attempt, keeper.end_attempt, keeper.close_tick]
+
+
+def _of_watch(watch: Watch) -> list[Callable[..., Any]]:
+    return [watch.watch_routines, watch.account_routines]
 
 
 def _bookkeeping(book: Bookkeeping) -> list[Callable[..., Any]]:

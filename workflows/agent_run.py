@@ -29,7 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import TypeAdapter, ValidationError
 
     from horarium import contract, protocol
-    from horarium.content import shorten
+    from horarium.content import digest_text, shorten
     from horarium.contract import (
         Approval,
         ApprovalState,
@@ -45,7 +45,8 @@ with workflow.unsafe.imports_passed_through():
     )
     from horarium.errors import Conflict, HorariumError
     from horarium.ids import approval_id, step_id
-    from horarium.protocol import AskedApprovals, Checked, ModelReply, RunPlan, ToolOutcome
+    from horarium.people import same_person
+    from horarium.protocol import AskedApprovals, Checked, ModelReply, RunPlan, SettledApprovals, ToolOutcome
     from workflows.desk import ApprovalDesk, Question
     from workflows.machine import (
         AskAgain,
@@ -78,6 +79,7 @@ with workflow.unsafe.imports_passed_through():
         ToolSettled,
         next_event,
     )
+    from workflows.packing import packed, unpacked
 
 AGENT = SearchAttributeKey.for_keyword(contract.SEARCH_AGENT)
 STATUS = SearchAttributeKey.for_keyword(contract.SEARCH_STATUS)
@@ -120,6 +122,7 @@ class AgentRun:
         self._deadline: tuple[datetime, asyncio.Task[None]] | None = None
         self._resolved: dict[str, Resolution] = {}
         self._undecided: set[str] = set()
+        self._late = 0
         self._inquiring: set[str] = set()
         self._counted: set[str] = set()
         self._status: Status = "queued"
@@ -127,6 +130,8 @@ class AgentRun:
         self._broken: Exception | None = None
         if self._request.carried is not None:
             try:
+                if workflow.info().continued_run_id is None:
+                    raise ValueError("nothing was continued: whoever started this made it up")
                 self._take_over(self._request.carried)
             except (KeyError, TypeError, ValueError):
                 self._bad_request = "The run request is wrong. carried: is the engine's own; leave it out."
@@ -247,12 +252,12 @@ class AgentRun:
 
     async def _decide(self, decision: Decision, via: Literal["update", "signal"]) -> ApprovalState:
         with _as_application_error():
-            approval = self._desk.check(decision, workflow.now())
+            approval = await self._settled_question(decision)
             if self._opened.closed and approval.status == "pending":
                 self._desk.take_back(approval.id, workflow.now())
         checked = Checked()
         call = self._opened.call_of(approval.id)
-        if approval.status == "pending" and call is not None and self._must_check(decision):
+        if approval.status == "pending" and call is not None and self._must_check(approval, decision):
             checked = await self._local(
                 protocol.CHECK_DECISION,
                 protocol.CheckDecision(
@@ -283,7 +288,11 @@ class AgentRun:
                 decision=decision.model_copy(update={"arguments": None}), at=vote.at, via=via, key=vote.key
             )
             record = protocol.RecordVote(run=self._run, approval=approval.id, ballot=ballot, digest=vote.digest)
-            await self._written(protocol.RECORD_VOTE, record, type(None))
+            recorded = await self._written(protocol.RECORD_VOTE, record, Checked)
+            if recorded is not None and recorded.code is not None:
+                self._want_proof()
+                self._desk.retract(approval.id, decision.by)
+                raise ApplicationError(recorded.message or recorded.code, type=recorded.code, non_retryable=True)
         return taken.state
 
     async def _hand_in(self, decided: Decided) -> None:
@@ -303,9 +312,33 @@ class AgentRun:
         with _as_application_error():
             self._desk.take_back(decided.approval, workflow.now())
 
-    def _must_check(self, decision: Decision) -> bool:
+    async def _settled_question(self, decision: Decision) -> Approval:
+        """The approval that a decision is about, once it is known whom it asks: while it is escalated, nobody is late.
+
+        Raises:
+            HorariumError: As `ApprovalDesk.check`.
+        """
+        approval = self._desk.check(decision, workflow.now())
+        if not self._desk.is_escalating(approval.id, workflow.now()):
+            return approval
+        self._late += 1
+        try:
+            await workflow.wait_condition(
+                lambda: self._opened.closed or not self._desk.is_escalating(approval.id, workflow.now())
+            )
+        finally:
+            self._late -= 1
+        return self._desk.check(decision, workflow.now())
+
+    def _want_proof(self) -> None:
+        """An activity did not take an unproven word: from now on it is asked before anybody is told yes."""
+        machine = self._opened
+        machine.plan = machine.plan.model_copy(update={"require_proof": True})
+
+    def _must_check(self, approval: Approval, decision: Decision) -> bool:
         said_more = decision.proof, decision.arguments, decision.remember
-        return self._plan.require_proof or any(item is not None for item in said_more)
+        unknown = not self._desk.knows(approval.id, decision.by)
+        return self._plan.require_proof or unknown or any(item is not None for item in said_more)
 
     async def _decided_by_signal(self, payload: Any, verdict: contract.Verdict) -> None:
         decision = self._read(verdict, payload, Decision)
@@ -323,22 +356,30 @@ class AgentRun:
             Conflict: It does not count; says why, and names who was first.
             NotAnApprover: The plan of the call lets others decide.
         """
-        before = self._resolved.get(resolution.question or "")
-        if before is not None:
-            if before.verdict == resolution.verdict:
-                return before
-            raise Conflict(f"Step {resolution.step} was settled before by {before.by}: {before.verdict}.")
         problem = self._opened.may_resolve(resolution)
+        before = self._settled_before(resolution)
+        if before is not None and (resolution.question is not None or problem is not None):
+            given = _kept(resolution)
+            if same_person(before.by, given.by) and (before.verdict, before.output) == (given.verdict, given.output):
+                return before
+            other = ", with another output" if before.verdict == given.verdict == "supply" else ""
+            raise Conflict(f"Step {resolution.step} was settled before by {before.by}: {before.verdict}{other}.")
         if problem is not None:
             raise Conflict(problem)
         self._desk.may_settle(approval_id(resolution.step), resolution.by)
         return None
 
+    def _settled_before(self, resolution: Resolution) -> Resolution | None:
+        if resolution.question is not None:
+            return self._resolved.get(resolution.question)
+        return next((said for said in reversed(self._resolved.values()) if said.step == resolution.step), None)
+
     async def _resolve(self, resolution: Resolution, via: Literal["update", "signal"]) -> ResolutionState:
         with _as_application_error():
             before = self._check_resolution(resolution)
         key = None
-        if before is None and (self._plan.require_proof or resolution.proof is not None):
+        # Always: what this worker requires now counts, whatever it was when the run was opened.
+        if before is None and (self._plan.revision >= 1 or resolution.proof is not None):
             checking = protocol.CheckResolution(run=self._run, resolution=resolution, at=workflow.now(), via=via)
             checked = await self._local(protocol.CHECK_RESOLUTION, checking, Checked)
             if checked.code is not None:
@@ -348,10 +389,11 @@ class AgentRun:
                 before = self._check_resolution(resolution)
         taken = before or resolution
         if before is None:
-            if resolution.question is not None:
-                self._resolved[resolution.question] = resolution.model_copy(update={"output": None})
-                while len(self._resolved) > KEPT_RESOLUTIONS:
-                    del self._resolved[next(iter(self._resolved))]
+            question = resolution.question or resolution.step
+            self._resolved.pop(question, None)
+            self._resolved[question] = _kept(resolution)
+            while len(self._resolved) > KEPT_RESOLUTIONS:
+                del self._resolved[next(iter(self._resolved))]
             self._events.append(Resolved(resolution, via, key))
         return ResolutionState(step=taken.step, verdict=taken.verdict, by=taken.by, repeated=before is not None)
 
@@ -371,10 +413,10 @@ class AgentRun:
 
     def _take_over(self, carried: dict[str, Any]) -> None:
         # Here and not in `run`: a decision in the first workflow task is handled before `run` begins.
-        self._desk = ApprovalDesk([_question(item) for item in carried["approvals"]])
+        self._desk = ApprovalDesk([_question(item) for item in unpacked(carried["approvals"])])
         for item in carried.get("resolved", ()):
             resolution = Resolution.model_validate(item)
-            self._resolved[resolution.question or ""] = resolution
+            self._resolved[resolution.question or resolution.step] = resolution
         self._messages = carried["messages"]
         self._refused.extend(carried["refused"])
         self._status = carried["status"]
@@ -462,6 +504,7 @@ class AgentRun:
             case AskAgain():
                 self._desk.reopen(command.approval)
                 self._refuse("decide", command.why)
+                self._want_proof()
             case Escalate():
                 self._aside(self._escalate(command))
             case Tell():
@@ -610,13 +653,14 @@ class AgentRun:
         )
         found = {item.guards: item for item in (asked or AskedApprovals()).asked}
         released = tuple(number for number, item in found.items() if item.released)
+        denied = tuple((number, item.denied) for number, item in found.items() if item.denied is not None)
         for request in command.requests:
-            if request.guards not in released:
-                people = found[request.guards].people if request.guards in found else ()
+            if request.guards not in (*released, *(number for number, _ in denied)):
+                people = found.get(request.guards) or protocol.AskedApproval(guards=request.guards)
                 self._open_approval(request, people, now)
-        self._events.append(Asked(tuple(request.guards for request in command.requests), released, now))
+        self._events.append(Asked(tuple(request.guards for request in command.requests), released, now, denied))
 
-    def _open_approval(self, request: protocol.ApprovalRequest, people: tuple[str, ...], now: datetime) -> None:
+    def _open_approval(self, request: protocol.ApprovalRequest, asked: protocol.AskedApproval, now: datetime) -> None:
         call, gate = request.call, request.call.gate or protocol.Gate()
         approval = Approval(
             id=request.id,
@@ -629,28 +673,26 @@ class AgentRun:
             status="pending",
             requested_at=now,
             rule=gate.rule,
-            approvers=people,
+            approvers=asked.people,
+            more_approvers=asked.more,
             required=gate.required,
             not_by=self._plan.not_by if gate.four_eyes else (),
             expires_at=now + gate.expires_after if gate.expires_after else None,
         )
-        self._desk.open(approval, gate.remember)
+        self._desk.open(approval, gate.remember, escalates=gate.on_expiry == "escalate")
 
     async def _escalate(self, command: Escalate) -> None:
-        approval = self._desk.get(command.approval)
         escalated = await self._local(
             protocol.ESCALATE,
             protocol.Escalate(
                 run=self._run,
                 approval=command.approval,
-                people=approval.approvers if approval else (),
-                escalate_to=command.escalate_to,
                 at=workflow.now(),
                 expires_at=command.expires_at,
             ),
             protocol.Escalated,
         )
-        self._desk.escalate(command.approval, escalated.people, command.expires_at)
+        self._desk.escalate(command.approval, escalated.people, command.expires_at, more=escalated.more)
         self._events.append(Escalated(command.number))
 
     async def _tell(self, command: Tell) -> None:
@@ -697,7 +739,9 @@ class AgentRun:
             key=command.key,
         )
         await workflow.wait_condition(lambda: command.question not in self._inquiring)
-        await self._written(protocol.SETTLE_QUESTION, settled, type(None))
+        checked = await self._written(protocol.SETTLE_QUESTION, settled, Checked)
+        if checked is not None and checked.code is not None:
+            self._refuse("resolve", checked.message or checked.code)
 
     async def _settle_approvals(self, command: SettleApprovals) -> None:
         for outcome in command.outcomes:
@@ -705,12 +749,13 @@ class AgentRun:
                 self._desk.withdraw(outcome.id, outcome.at)
             elif outcome.status == "expired":
                 self._desk.expire(outcome.id, outcome.at)
-        await self._written(
+        settled = await self._written(
             protocol.SETTLE_APPROVALS,
             protocol.SettleApprovals(run=self._run, outcomes=command.outcomes),
-            type(None),
+            SettledApprovals,
         )
-        self._events.append(Refused(tuple(outcome.guards for outcome in command.outcomes)))
+        again = tuple(settled.refused.items()) if settled is not None else ()
+        self._events.append(Refused(tuple(outcome.guards for outcome in command.outcomes), again))
 
     async def _settle_call(self, command: SettleCall) -> None:
         outcome = await self._written(
@@ -723,9 +768,14 @@ class AgentRun:
                 output=command.output,
                 by=command.by,
                 comment=command.comment,
+                resolution=command.resolution,
             ),
             ToolOutcome,
         )
+        if outcome.status == "refused":  # the question is open again, for whoever can prove who they are
+            step = step_id(self._run, command.number)
+            self._resolved = {key: said for key, said in self._resolved.items() if said.step != step}
+            self._refuse("resolve", outcome.message or "It was not taken.")
         self._events.append(ToolSettled(command.number, outcome))
 
     async def _remember(self, command: Remember) -> None:
@@ -819,26 +869,39 @@ class AgentRun:
 
     async def _hand_over(self, machine: Machine) -> None:
         # A handler may still be in the middle; continuing as new now would drop what it brings.
-        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or bool(self._undecided))
+        # One that waits for an escalation waits for this very loop.
+        await workflow.wait_condition(
+            lambda: workflow.all_handlers_finished() or bool(self._undecided) or self._late > 0
+        )
+        if self._late > 0:
+            return
         while self._events:
             if not isinstance(self._events[0], MessageQueued):
                 return  # what it leads to comes first; the next step hands over
             machine.handle(self._events.popleft(), workflow.now())
-        state = machine.state.model_copy(update={"steps": machine.state.steps[-CARRIED_STEPS:]})
+        calls = [
+            call.model_copy(update={"call": call.call.model_copy(update={"preview": ""})})  # the question has it
+            for call in machine.state.calls
+        ]
+        state = machine.state.model_copy(update={"steps": machine.state.steps[-CARRIED_STEPS:], "calls": calls})
+        plan = machine.plan.model_copy(update={"pending": (), "answered": (), "messages": ()})  # they are in the state
         carried = {
-            "plan": machine.plan.model_dump(mode="json"),
-            "state": state.model_dump(mode="json"),
+            "plan": plan.model_dump(mode="json", exclude_defaults=True),
+            "state": state.model_dump(mode="json", exclude_defaults=True),
             "approvals": self._carried_questions(machine),
-            "resolved": [resolution.model_dump(mode="json") for resolution in self._resolved.values()],
+            "resolved": [
+                resolution.model_dump(mode="json", include={"step", "question", "verdict", "by", "output"})
+                for resolution in self._resolved.values()
+            ],
             "messages": self._messages,
             "refused": list(self._refused),
             "status": self._status,
         }
         workflow.continue_as_new(self._request.model_copy(update={"input": None, "carried": carried}))
 
-    def _carried_questions(self, machine: Machine) -> list[dict[str, Any]]:
+    def _carried_questions(self, machine: Machine) -> list[dict[str, Any]] | str:
         questions = self._desk.carried(also=machine.approvals_of_this_turn())
-        return [question.model_dump(mode="json", exclude_defaults=True) for question in questions]
+        return packed([question.model_dump(mode="json", exclude_defaults=True) for question in questions])
 
     # ---- the end, and what is shown
 
@@ -963,6 +1026,12 @@ def _as_application_error() -> Iterator[None]:
         raise ApplicationError(_first_problem(error), type="bad_request", non_retryable=True) from error
     except HorariumError as error:
         raise _application_error(error) from error
+
+
+def _kept(resolution: Resolution) -> Resolution:
+    """What tells the same answer from another one later; the output, which may be long, by its digest."""
+    output = None if resolution.output is None else digest_text(resolution.output)
+    return resolution.model_copy(update={"output": output, "comment": None, "proof": None})
 
 
 def _question(item: dict[str, Any]) -> Question:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from horarium.content import shorten
 from horarium.contract import Approval, ApprovalState, ApprovalStatus, Decision, Verdict, Vote
 from horarium.definitions import RememberRule
+from horarium.edits import check_edit
 from horarium.errors import (
     ApprovalAlreadyDecided,
     ApprovalExpired,
@@ -31,6 +32,7 @@ from horarium.protocol import Ballot, Call
 _STATUS: dict[Verdict, ApprovalStatus] = {"approve": "approved", "reject": "rejected", "answer": "answered"}
 _NOUN: dict[Verdict, str] = {"approve": "an approval", "reject": "a rejection", "answer": "an answer"}
 CARRIED_COMMENT = 200
+CARRIED_PREVIEWS = 12_000  # characters of all of them
 LOOK_AGAIN = "Look at the approval again and decide on what it shows now."
 
 
@@ -40,6 +42,7 @@ class Question(BaseModel):
     approval: Approval
     asked_digest: str
     remember: RememberRule | None = None
+    escalates: bool = False  # when its time is over, unless it did before: then nobody is late yet
     ballots: tuple[Ballot, ...] = ()
     edited: Call | None = None
 
@@ -59,13 +62,16 @@ class ApprovalDesk:
     def __init__(self, questions: list[Question] | None = None) -> None:
         self._questions = {question.approval.id: question for question in questions or []}
 
-    def open(self, approval: Approval, remember: RememberRule | None = None) -> None:
+    def open(self, approval: Approval, remember: RememberRule | None = None, *, escalates: bool = False) -> None:
         """Begin to accept decisions on a question; one that is open already stays as it is."""
-        question = Question(approval=approval, asked_digest=approval.digest, remember=remember)
+        question = Question(approval=approval, asked_digest=approval.digest, remember=remember, escalates=escalates)
         self._questions.setdefault(approval.id, question)
 
     def check(self, decision: Decision, at: datetime) -> Approval:
         """The approval that a decision is about, if the decision may count.
+
+        Who is not listed where the list was cut may count: see `knows`. And while a question is escalated, whoever
+        decides may: see `is_escalating`.
 
         Raises:
             ApprovalNotFound: The run never asked this.
@@ -73,6 +79,7 @@ class ApprovalDesk:
             ApprovalAlreadyDecided: Another verdict was there first; names who decided.
             DigestMismatch: It was made on other arguments.
             NotAnApprover: The plan lets others decide.
+            ArgumentsRejected: Edited arguments hold what cannot be kept as it is.
             Conflict: The decision contradicts itself.
         """
         question = self._questions.get(decision.approval)
@@ -85,7 +92,8 @@ class ApprovalDesk:
         if approval.status != "pending":
             _check_ended(question, decision)
             return approval
-        if approval.expires_at is not None and at >= approval.expires_at:
+        escalating = self.is_escalating(approval.id, at)
+        if approval.expires_at is not None and at >= approval.expires_at and not escalating:
             raise _expired(approval)
         if decision.digest != approval.digest and not _repeats(question, decision):
             raise DigestMismatch(
@@ -93,8 +101,21 @@ class ApprovalDesk:
                 f"({approval.digest}).",
                 hint=LOOK_AGAIN,
             )
-        _may_decide(approval, decision.by)
+        if not escalating:
+            _may_decide(approval, decision.by)
         return approval
+
+    def knows(self, approval_id: str, by: str) -> bool:
+        """Whether `check` can tell if this person may decide; else the ledger has to be asked."""
+        approval = self.get(approval_id)
+        return approval is None or approval.more_approvers == 0 or is_among(by, approval.approvers)
+
+    def is_escalating(self, approval_id: str, at: datetime) -> bool:
+        """Whether others are about to be asked: nobody decided in time, and it is not known yet who may from now on."""
+        question = self._questions.get(approval_id)
+        if question is None or not question.escalates or question.approval.status != "pending":
+            return False
+        return question.approval.expires_at is not None and at >= question.approval.expires_at
 
     def decide(
         self,
@@ -117,8 +138,13 @@ class ApprovalDesk:
         """
         approval = self.check(decision, at)
         question = self._questions[approval.id]
-        if approval.status != "pending" or _repeats(question, decision):
+        if self.is_escalating(approval.id, at):
+            raise Conflict(f"Approval {approval.id} is being escalated.", hint="Decide again in a moment.")
+        if approval.status != "pending" or (_repeats(question, decision) and not _proves(question, decision, key)):
             return Taken(ApprovalState(approval=approval, repeated=True))
+        if _repeats(question, decision):  # what was a claim is proven now, and counts as that from here on
+            question = self._forget(question, decision.by)
+            approval = question.approval
         verdict = decision.verdict or "reject"
         kept = decision.model_copy(update={"arguments": None})
         edits = decision.arguments is not None
@@ -129,13 +155,16 @@ class ApprovalDesk:
         changed: dict[str, object] = {"votes": votes, "digest": digest}
         if digest != approval.digest:
             changed["edited_by"] = decision.by
+            changed["preview"] = edited.preview if edited else approval.preview
             ballots = ballots[-1:]
-        ended = verdict != "approve" or len(_approvers(votes, digest)) >= approval.required
+        # Those who approved these arguments since they were last changed: only their ballots release the call.
+        people = _people(ballots)
+        ended = verdict != "approve" or len(people) >= approval.required
         if ended:
             changed |= {
                 "status": _STATUS[verdict],
                 "decided_at": at,
-                "decided_by": ", ".join(_approvers(votes, digest)) if verdict == "approve" else decision.by,
+                "decided_by": ", ".join(people) if verdict == "approve" else decision.by,
                 "comment": decision.comment,
             }
         decided = approval.model_copy(update=changed)
@@ -146,6 +175,12 @@ class ApprovalDesk:
             update={"approval": decided, "ballots": () if ended else ballots, "edited": call}
         )
         return Taken(ApprovalState(approval=decided), counted if ended else (), call)
+
+    def retract(self, approval_id: str, by: str) -> None:
+        """This person's vote could not be recorded, so it does not count."""
+        question = self._questions.get(approval_id)
+        if question is not None and question.approval.status == "pending":
+            self._forget(question, by)
 
     def may_settle(self, approval_id: str, by: str) -> None:
         """Whether a person may say what became of the call that this approval released: whoever may release it.
@@ -175,9 +210,13 @@ class ApprovalDesk:
         """Nobody decided in time."""
         self._end(approval_id, "expired", at)
 
-    def escalate(self, approval_id: str, people: tuple[str, ...], expires_at: datetime) -> None:
-        """These people may decide from now on, until then; votes that were given stand."""
-        self._change(approval_id, {"approvers": people, "expires_at": expires_at, "escalated": True})
+    def escalate(self, approval_id: str, people: tuple[str, ...], expires_at: datetime, *, more: int = 0) -> None:
+        """These people, and `more`, may decide from now on, until then; votes that were given stand."""
+        changed = {"approvers": people, "more_approvers": more, "expires_at": expires_at, "escalated": True}
+        self._change(approval_id, changed)
+        question = self._questions.get(approval_id)
+        if question is not None:
+            self._questions[approval_id] = question.model_copy(update={"escalates": False})
 
     def reopen(self, approval_id: str) -> None:
         """The effect's worker did not accept what was decided: ask again, from no votes."""
@@ -200,13 +239,27 @@ class ApprovalDesk:
     def carried(self, keep: int = 20, also: Collection[str] = ()) -> list[Question]:
         """What the next execution needs: all pending ones, those of `also`, and the latest for late decisions."""
         questions = list(self._questions.values())
-        kept = {question.approval.id for question in questions[-keep:]}.union(also)
-        return [_shortened(item) for item in questions if item.approval.status == "pending" or item.approval.id in kept]
+        ids = {question.approval.id for question in questions[-keep:]}.union(also)
+        kept = [item for item in questions if item.approval.status == "pending" or item.approval.id in ids]
+        return [_shortened(item, CARRIED_PREVIEWS // len(kept)) for item in kept]
 
     def _end(self, approval_id: str, status: ApprovalStatus, at: datetime) -> None:
         approval = self.get(approval_id)
         if approval is not None and approval.status == "pending":
             self._change(approval_id, {"status": status, "decided_at": at})
+
+    def _forget(self, question: Question, by: str) -> Question:
+        """The question without the latest vote of this person."""
+        approval = question.approval
+        last = next((vote for vote in reversed(approval.votes) if same_person(vote.by, by)), None)
+        votes = tuple(vote for vote in approval.votes if vote is not last)
+        ballots = tuple(
+            one for one in question.ballots if not (last and one.at == last.at and same_person(one.decision.by, by))
+        )
+        approval = approval.model_copy(update={"votes": votes})
+        forgotten = question.model_copy(update={"approval": approval, "ballots": ballots})
+        self._questions[approval.id] = forgotten
+        return forgotten
 
     def _change(self, approval_id: str, changed: dict[str, object]) -> None:
         question = self._questions.get(approval_id)
@@ -215,12 +268,23 @@ class ApprovalDesk:
             self._questions[approval_id] = question.model_copy(update={"approval": approval})
 
 
-def _shortened(question: Question) -> Question:
-    """Long comments are in the ledger; what is carried stays small."""
+def _shortened(question: Question, preview: int) -> Question:
+    """Long comments and whole arguments are in the ledger; what is carried stays small."""
     approval = question.approval
     votes = tuple(vote.model_copy(update={"comment": _cut(vote.comment)}) for vote in approval.votes)
-    cut = approval.model_copy(update={"votes": votes, "comment": _cut(approval.comment)})
-    return question.model_copy(update={"approval": cut})
+    cut = {"votes": votes, "comment": _cut(approval.comment), "preview": shorten(approval.preview, preview)}
+    ballots = tuple(_without_long_comment(ballot) for ballot in question.ballots)
+    edited = question.edited.model_copy(update={"preview": ""}) if question.edited else None
+    shown = approval.model_copy(update=cut)
+    return question.model_copy(update={"approval": shown, "ballots": ballots, "edited": edited})
+
+
+def _without_long_comment(ballot: Ballot) -> Ballot:
+    """A comment that was signed stays whole: the effect's worker verifies it."""
+    if ballot.decision.proof is not None:
+        return ballot
+    decision = ballot.decision.model_copy(update={"comment": _cut(ballot.decision.comment)})
+    return ballot.model_copy(update={"decision": decision})
 
 
 def _cut(comment: str | None) -> str | None:
@@ -240,6 +304,8 @@ def _consistent(decision: Decision, question: Question) -> None:
     ):
         if value is not None and decision.verdict != fits:
             raise Conflict(f"{_NOUN[decision.verdict].capitalize()} takes no `{name}`.", hint="Leave it out.")
+    if decision.arguments is not None:
+        check_edit(decision.arguments)  # here already: on its way to an activity, NaN would become null
     if decision.remember is not None:
         _may_remember(decision, question)
 
@@ -287,7 +353,7 @@ def _may_decide(approval: Approval, by: str) -> None:
             f"{by} started this run; its approval plan wants a second pair of eyes.",
             hint="Somebody else has to decide.",
         )
-    if approval.approvers and not is_among(by, approval.approvers):
+    if approval.approvers and approval.more_approvers == 0 and not is_among(by, approval.approvers):
         raise NotAnApprover(f"{by} may not decide this.", hint=f"These may: {', '.join(approval.approvers[:10])}.")
 
 
@@ -302,10 +368,16 @@ def _repeats(question: Question, decision: Decision) -> bool:
     return last.digest == question.approval.digest and decision.digest == question.approval.digest
 
 
-def _approvers(votes: tuple[Vote, ...], digest: str) -> tuple[str, ...]:
-    """The different people who approved these arguments, by the names they gave."""
+def _proves(question: Question, decision: Decision, key: str | None) -> bool:
+    """Whether a repeat brings a proof for what was a claim."""
+    last = next((vote for vote in reversed(question.approval.votes) if same_person(vote.by, decision.by)), None)
+    return key is not None and decision.arguments is None and last is not None and last.key is None
+
+
+def _people(ballots: tuple[Ballot, ...]) -> tuple[str, ...]:
+    """The different people who gave these, by the names they gave."""
     found: list[str] = []
-    for vote in votes:
-        if vote.verdict == "approve" and vote.digest == digest and not is_among(vote.by, found):
-            found.append(vote.by)
+    for ballot in ballots:
+        if not is_among(ballot.decision.by, found):
+            found.append(ballot.decision.by)
     return tuple(found)

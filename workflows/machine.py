@@ -60,11 +60,12 @@ class ToolSettled:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`AskPeople` came back: decisions may arrive now, except on what was released without one."""
+    """`AskPeople` came back: decisions may arrive now, except on what was released or denied without one."""
 
     numbers: tuple[int, ...]
     released: tuple[int, ...] = ()
     at: datetime | None = None
+    denied: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Refused:
     """`SettleApprovals` came back: these tool steps are settled, unmade."""
 
     numbers: tuple[int, ...]
+    again: tuple[tuple[int, str], ...] = ()  # of these the word did not count, and why: nothing was settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,6 @@ class Escalate:
 
     number: int
     approval: str
-    escalate_to: tuple[str, ...]
     expires_at: datetime
 
 
@@ -248,6 +249,7 @@ class SettleCall:
     output: str
     by: str | None
     comment: str | None
+    resolution: Resolution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,7 +477,7 @@ class Machine:
             case Escalated():
                 commands = self._on_escalated(event.number)
             case Refused():
-                commands = self._on_refused(event.numbers)
+                commands = self._on_refused(event)
             case Resolved():
                 commands = self._on_resolved(event)
             case MessageQueued():
@@ -639,14 +641,25 @@ class Machine:
 
     def _on_asked(self, event: Asked) -> list[Command]:
         commands: list[Command] = []
+        denied = dict(event.denied)
         for call in self.state.calls:
             if call.number not in event.numbers or call.phase != "asking":
                 continue
-            if call.number in event.released and self.state.ending is None and not self._time_is_up:
-                commands += self._release(call, f"released by {call.call.released_by}")
+            if call.number in denied:
+                commands.append(self._deny(call, denied[call.number]))
+            elif call.number in event.released and self.state.ending is None and not self._time_is_up:
+                commands += self._release(call, f"released by {call.call.released_by or 'a standing grant'}")
             else:
                 commands += self._wait_for_people(call, event.at or self._now)
         return commands + self._withdraw() if self.state.ending is not None else commands
+
+    def _deny(self, call: CallState, words: str) -> SettleCall:
+        """Nobody is there to ask."""
+        call.phase = "settling"
+        if call.question is not None:
+            self._show(call.question, status="cancelled", note="nobody was asked")
+        self._refuse_from_now_on(call, words)
+        return SettleCall(number=call.number, call=call.call, status="rejected", output=words, by=None, comment=None)
 
     def _wait_for_people(self, call: CallState, asked_at: datetime) -> list[Command]:
         call.phase = "asked"
@@ -712,7 +725,7 @@ class Machine:
         if gate.on_expiry == "escalate" and not call.escalated and gate.expires_after:
             call.escalated = True
             call.expires_at = self._now + gate.expires_after
-            return [Escalate(call.number, self._approval(call), gate.escalate_to, call.expires_at)]
+            return [Escalate(call.number, self._approval(call), call.expires_at)]
         outcome = gate.on_escalation_expiry if call.escalated else gate.on_expiry
         call.expires_at = call.remind_at = None
         call.expired = True
@@ -732,7 +745,7 @@ class Machine:
 
     def _ask_again(self, call: CallState, why: str) -> list[Command]:
         """The worker that performs did not accept the decision; nothing was begun."""
-        if call.again is not None:
+        if call.again is not None or call.phase == "settling":
             call.again, call.phase, call.message = None, call.was, why
             return self._finish() if self.state.ending is not None else self._inquire_about(call)
         call.phase = "asked"
@@ -768,9 +781,15 @@ class Machine:
 
     # ---- what became of a call
 
-    def _on_refused(self, numbers: tuple[int, ...]) -> list[Command]:
+    def _on_refused(self, event: Refused) -> list[Command]:
+        commands: list[Command] = []
+        again = dict(event.again)
         for call in self.state.calls:
-            if call.number in numbers and call.phase == "refusing":
+            if call.number in event.numbers and call.phase == "refusing":
+                if call.number in again:
+                    self.state.refusals.pop(call.call.digest, None)
+                    commands += self._ask_again(call, again[call.number])
+                    continue
                 said = call.ballots[-1].decision.verdict if call.ballots else None
                 call.phase = "settled"
                 call.ballots = ()  # written down; an answer may be long
@@ -780,7 +799,7 @@ class Machine:
                 )
                 if said is not None or call.expired:
                     self._advance(call)
-        return self._after_call()
+        return [*commands, *self._after_call()]
 
     def _on_settled(self, number: int, outcome: ToolOutcome) -> list[Command]:
         call = next((c for c in self.state.calls if c.number == number), None)
@@ -864,8 +883,8 @@ class Machine:
             self.state.model_permit += 1
             self._show(self.state.model_number, status="claimed")
             return [*settled, self._model_command()]
+        call.was = "unknown" if call.phase == "unknown" else "held"
         if resolution.verdict == "retry":
-            call.was = "unknown" if call.phase == "unknown" else "held"
             call.phase = "running"
             call.permit += 1
             call.again = resolution.model_copy(update={"question": question})  # all of it: it may be signed
@@ -880,6 +899,7 @@ class Machine:
             output=resolution.output or "",
             by=resolution.by,
             comment=resolution.comment,
+            resolution=resolution.model_copy(update={"question": question}),
         )
         return [*settled, settle]
 

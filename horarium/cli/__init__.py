@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from horarium.cli import agents, approvals, audit, doctor, init, keys, runs, stack, start
+from horarium.cli import agents, approvals, audit, cron, deploy, doctor, init, keys, runs, stack, start
 from horarium.leaving import leave
 
 app = typer.Typer(
@@ -33,6 +33,8 @@ Exit codes: 0 done, 1 the run (or a check) failed, 2 you typed it wrong or a fil
 
 app.command("up")(stack.up)
 app.command("run")(start.run)
+app.command("plan")(deploy.plan)
+app.command("apply")(deploy.apply)
 app.command("worker")(stack.worker)
 app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)
@@ -41,6 +43,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(cron.app, name="cron")
 
 
 def main() -> NoReturn:

@@ -19,9 +19,9 @@ from horarium.durations import words as duration_words
 from horarium.errors import AgentNotFound, ConfigError, Unreachable
 from horarium.ledger.agents import Agents, AgentVersion, ToolCatalog
 from horarium.problems import near_miss
-from horarium.project import agent_files, check_tools, load_agent, load_agents, load_tools
+from horarium.project import agent_files, check_plans, check_tools, load_agent, load_agents, load_tools
 from horarium.settings import Settings
-from horarium.tools import ToolSpec
+from horarium.tools import Tool, ToolSpec
 
 app = typer.Typer(no_args_is_help=True, help="See the agents of this project, and check their files.")
 
@@ -188,7 +188,7 @@ async def _validate(*, as_json: bool) -> int:
     settings = Settings.load()
     problems: list[str] = []
     agents: dict[str, Agent] = {}
-    tools: set[str] = set()
+    tools: dict[str, Tool] = {}
     for file in agent_files(settings):
         try:
             agent = load_agent(settings, file)
@@ -197,11 +197,12 @@ async def _validate(*, as_json: bool) -> int:
         else:
             agents[agent.name] = agent
     try:
-        tools = set(load_tools(settings))
+        tools = load_tools(settings)
     except ConfigError as error:
         problems += error.message.splitlines()
     else:
-        problems += check_tools(settings, agents, tools | await _served_elsewhere(settings))
+        served = await _served_elsewhere(settings) | {name: tool.spec for name, tool in tools.items()}
+        problems += check_tools(settings, agents, served) + check_plans(settings, agents, served)
     if as_json:
         talk.emit({"valid": not problems, "agents": sorted(agents), "tools": sorted(tools), "problems": problems})
     else:
@@ -212,12 +213,12 @@ async def _validate(*, as_json: bool) -> int:
     return talk.TYPED_WRONG if problems else talk.DONE
 
 
-async def _served_elsewhere(settings: Settings) -> set[str]:
+async def _served_elsewhere(settings: Settings) -> dict[str, ToolSpec]:
     """Tools of workers that are no part of this project, as far as a ledger that is there already knows them."""
     if settings.ledger.url is None and not (settings.state / "ledger.db").exists():
-        return set()
+        return {}
     try:
         async with opened_ledger(settings) as ledger:
-            return set(await ToolCatalog(ledger).all())
+            return {name: tool.spec for name, tool in (await ToolCatalog(ledger).all()).items()}
     except (ConfigError, Unreachable):
-        return set()
+        return {}

@@ -174,7 +174,7 @@ def verify(
     off, or that the whole was written anew.
 
     \b
-    Exit codes: 0 intact, 1 broken, 2 there is no such file.
+    Exit codes: 0 intact, 1 broken or empty, 2 there is no such file.
 
     \b
     Examples:
@@ -194,13 +194,19 @@ async def _verify(file: Path, head: str | None, anchor: str | None, *, as_json: 
         raise ConfigError(
             f"Cannot read {file}: {error.strerror}.", hint="Export one: horarium audit export FILE"
         ) from error
-    _say(report, kept=bool(head or anchor), as_json=as_json)
-    return talk.DONE if report.intact else talk.RUN_FAILED
+    # A file that came out empty by mistake is no evidence; that the trail itself was empty, only its head can say.
+    empty = report.intact and report.entries == 0 and head != BEGINNING
+    _say(report, empty=empty, kept=bool(head or anchor), as_json=as_json)
+    return talk.DONE if report.intact and not empty else talk.RUN_FAILED
 
 
-def _say(report: AuditReport, *, kept: bool, as_json: bool) -> None:
+def _say(report: AuditReport, *, empty: bool, kept: bool, as_json: bool) -> None:
     if as_json:
-        talk.emit(report.model_dump(mode="json"))
+        talk.emit(report.model_dump(mode="json") | {"intact": report.intact and not empty})
+        return
+    if empty:
+        talk.out().print("Empty: there is no entry in it, so there is nothing to check.")
+        talk.say("Was it written to the end? Export the trail again: horarium audit export FILE")
         return
     good = _entries(report.entries)
     if report.problem is not None:

@@ -20,6 +20,7 @@ from rich.text import Text
 from temporalio.service import RPCError
 
 from horarium.cli import talk
+from horarium.cli.routine_checks import look_at_routines
 from horarium.connection import connect
 from horarium.content import digest_text
 from horarium.contract import ENGINE_QUEUE
@@ -28,7 +29,7 @@ from horarium.errors import ConfigError, HorariumError
 from horarium.ledger.database import Ledger
 from horarium.logs import hide_secrets
 from horarium.pollers import polling
-from horarium.project import check_tools, clashing_imports, load_agents, load_tools
+from horarium.project import check_plans, check_tools, clashing_imports, load_agents, load_tools
 from horarium.proof import KeyRing
 from horarium.secrets import REFERENCE, redact
 from horarium.settings import Settings
@@ -63,7 +64,7 @@ class Finding:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts: one JSON object a line.")] = False,
 ) -> None:
-    """Check server, ledger, models, credentials, disk, versions, agents and tools; say what to do.
+    """Check server, ledger, models, credentials, disk, versions, agents, tools and routines; say what to do.
 
     \b
     Exit codes: 0 nothing failed, 1 something did.
@@ -103,6 +104,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     yield await _server(settings)
     async for finding in _ledger(settings):
         yield finding
+    async for found in look_at_routines(settings):
+        yield Finding(*found)
     async for finding in _models(settings):
         yield finding
 
@@ -140,6 +143,8 @@ def _files(settings: Settings) -> Iterable[Finding]:
     yield Finding("tools", "ok", ", ".join(f"{t.name} ({t.spec.effect})" for t in tools.values()) or "none in tools/")
     for problem in check_tools(settings, agents, tools):
         yield Finding("tools", "warn", problem, "Another tool worker may serve it; else correct the name.")
+    for problem in check_plans(settings, agents, {name: tool.spec for name, tool in tools.items()}):
+        yield Finding("approval plans", "fail", problem, "Correct the name.")
 
 
 def _credentials(settings: Settings) -> Iterable[Finding]:
@@ -150,6 +155,9 @@ def _credentials(settings: Settings) -> Iterable[Finding]:
     approvals = settings.approvals
     wanted |= {f"approvals.notify.{n}": address for n, address in enumerate(approvals.notify)}
     wanted |= {f"approvals.webhooks.{n}": webhook.secret for n, webhook in enumerate(approvals.webhooks)}
+    routines = settings.routines
+    wanted |= {f"routines.alert.{n}": address for n, address in enumerate(routines.alert)}
+    wanted |= {f"routines.webhooks.{n}": webhook.secret for n, webhook in enumerate(routines.webhooks)}
     wanted |= {"approvals.signing_key": approvals.signing_key, "approvals.verify_keys": approvals.verify_keys}
     for field, reference in wanted.items():
         match = REFERENCE.match(reference or "")

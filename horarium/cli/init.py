@@ -55,6 +55,18 @@ def time_of_day(place: str) -> str:
     part = "night" if hour < 6 else "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
     return f"In {place} it is {part}."
 ''',
+    "routines/morning-greeting.yaml": """\
+# An agent that runs by itself. See when it would: horarium plan. Bring it into effect: horarium apply.
+agent: hello
+triggers:
+  mornings: {cron: "0 7 * * 1-5", time_zone: Europe/Oslo}    # quarter past: "15 7 * * 1-5"; or: every: 2h
+input: |
+  Greet the people in Oslo.{% if previous %} The last time you said: {{ previous.result }}{% endif %}
+on_failure: retry                 # alert tells people at once; retry goes on where it failed; skip says nothing
+retry: {attempts: 3, first: 1m}
+# alert: ["${ALERT_URL}"]         # any Apprise address, in an environment variable
+enabled: false                    # applied as it is, it is paused; resume it, or say true here
+""",
     ".gitignore": ".horarium/\n__pycache__/\n",
 }
 
@@ -63,7 +75,7 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New, or empty.")],
     as_json: Annotated[bool, typer.Option("--json", help="For scripts: one JSON object.")] = False,
 ) -> None:
-    """Write a small working project: settings, an agent, its prompt, a tool.
+    """Write a small working project: settings, an agent, its prompt, a tool, a routine that is not enabled.
 
     \b
     Exit codes: 0 done, 2 the directory is not empty or cannot be written.

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from horarium.cli import talk, words
 from horarium.definitions import Duration
+from horarium.errors import ConfigError
 from horarium.proof import ANYBODY, Key, KeyRing, write_private, write_public
 from horarium.settings import Settings
 
@@ -50,12 +51,19 @@ def create(
       horarium keys create --name gateway --any
       horarium keys create --name billing --for billing@svc --lasts 90d --print
     """
-    if bool(people) == anybody:
-        raise typer.BadParameter("say whom it may sign for: --for PERSON, or --any", param_hint="--for")
     if ANYBODY in (people or ()):
         raise typer.BadParameter("is no person; for a key that signs for anybody say --any", param_hint="--for")
 
     async def work() -> int:
+        if not people and not anybody:
+            raise ConfigError(
+                "The option --for is missing: whom may the key sign for?",
+                hint="Say --for PERSON, again for more, or --any for a gateway that checks who people are.",
+            )
+        if people and anybody:
+            raise ConfigError(
+                "Both --for and --any were given.", hint="A key for anybody needs no --for: leave one out."
+            )
         subjects = (ANYBODY,) if anybody else tuple(people or ())
         expires_at = _from_now(lasts, "--lasts") if lasts is not None else None
         key = _ring().create(name, subjects, expires_at)

@@ -14,10 +14,11 @@ from typing import Any, Literal
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from horarium.content import digest_text
+from horarium.content import digest_text, shorten
+from horarium.contract import Decision, Proof, Resolution
 from horarium.errors import ApprovalNotFound
 from horarium.ids import step_id
-from horarium.ledger.audit import AuditEntry, AuditKind, append
+from horarium.ledger.audit import AuditEntry, AuditKind, append, entry_named
 from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.schema import approvals, edits, runs, steps, votes
 from horarium.protocol import (
@@ -103,6 +104,7 @@ class Asking:
     people: tuple[str, ...] = ()
     not_by: tuple[str, ...] = ()
     released_by: str | None = None
+    denied: str | None = None
 
 
 class Approvals:
@@ -119,6 +121,8 @@ class Approvals:
         async with self._ledger.write() as connection:
             starter = await connection.scalar(select(runs.c.requested_by).where(runs.c.id == run_id))
             for one in asking:
+                if one.denied is not None:
+                    continue
                 request, call = one.request, one.request.call
                 gate = call.gate or Gate()
                 released = one.released_by is not None
@@ -241,6 +245,35 @@ class Approvals:
             row = (await connection.execute(query)).first()
         return EditRecord(*row) if row is not None else None
 
+    async def arguments_of(self, approval: str, digest: str) -> str | None:
+        """The arguments that were asked about under this digest, as they are or as a person changed them."""
+        edited = await self.edited(approval, digest)
+        if edited is not None:
+            return edited
+        async with self._ledger.read() as connection:
+            query = select(approvals.c.arguments).where(approvals.c.id == approval, approvals.c.digest == digest)
+            found: str | None = await connection.scalar(query)
+            return found
+
+    async def ballot_recorded_at(self, approval: str, ballot: Ballot, digest: str) -> datetime | None:
+        """When this very ballot, with this very proof, was verified and written down; None when it was not."""
+        proof = ballot.decision.proof
+        if proof is None:
+            return None
+        async with self._ledger.read() as connection:
+            for kind in ("approval.voted", "approval.decided"):
+                at = await _recorded_at(connection, f"{kind}:{approval}{_once_of(ballot, digest, proven=True)}", proof)
+                if at is not None:
+                    return at
+        return None
+
+    async def resolution_recorded_at(self, question: str, said: Resolution) -> datetime | None:
+        """When this very word on a question was verified and written down; None when it was not."""
+        if said.proof is None:
+            return None
+        async with self._ledger.read() as connection:
+            return await _recorded_at(connection, f"question.resolved:{question}", said.proof)
+
     async def is_released(self, approval: str, digest: str) -> bool:
         """Whether exactly this call was released and recorded before."""
         async with self._ledger.read() as connection:
@@ -252,18 +285,42 @@ class Approvals:
     async def refused(self, attempt: CheckDecision | CheckResolution, subject: str, code: str, why: str) -> None:
         """Write down an attempt that released nothing."""
         said = attempt.decision if isinstance(attempt, CheckDecision) else attempt.resolution
-        proof = said.proof.model_dump(mode="json") if said.proof else None
+        await self.refused_word(attempt.run, subject, said, attempt.via, attempt.at, code, why)
+
+    async def refused_word(
+        self,
+        run: str,
+        subject: str,
+        said: Decision | Resolution,
+        via: str | None,
+        at: datetime,
+        code: str,
+        why: str,
+    ) -> None:
+        """Write down what somebody said, or is said to have said, that did not count."""
         data = {
             "by": said.by,
             "verdict": said.verdict,
-            "via": attempt.via,
+            "via": via,
             "code": code,
             "reason": why,
-            "proof": proof,
+            "proof": said.proof.model_dump(mode="json") if said.proof else None,
         }
+        await self._attempted(run, subject, "decision.refused", at, data)
+
+    async def refused_effect(self, run: str, subject: str, asked_by: str, at: datetime, code: str, why: str) -> None:
+        """Write down that something was to be done or settled which nobody had released; nothing was changed.
+
+        Args:
+            asked_by: Id of the workflow that wanted it.
+        """
+        data = {"workflow": shorten(asked_by, 200), "code": code, "reason": why}
+        await self._attempted(run, subject, "effect.refused", at, data)
+
+    async def _attempted(self, run: str, subject: str, kind: AuditKind, at: datetime, data: dict[str, Any]) -> None:
         async with self._ledger.write() as connection:
-            row = await self._row(connection, subject) or {"id": subject, "run_id": attempt.run, "tenant": "default"}
-            await self._note(connection, "decision.refused", row, attempt.at, data, once=None)
+            row = await self._row(connection, subject) or {"id": subject, "run_id": run, "tenant": "default"}
+            await self._note(connection, kind, row, at, data, once=None)
 
     async def settle(self, run_id: str, outcome: ApprovalOutcome) -> None:
         """Write down that an approval ended without releasing its call. The first outcome stands."""
@@ -303,7 +360,7 @@ class Approvals:
                 await self._note(connection, kind, row, outcome.at, {})
 
     async def settle_question(self, settled: SettleQuestion) -> None:
-        """Write down how a person settled a question. Safe to repeat."""
+        """Write down how a person settled a question, `key` being the one that was verified. Safe to repeat."""
         said = settled.resolution
         async with self._ledger.write() as connection:
             done = await connection.execute(
@@ -322,6 +379,7 @@ class Approvals:
             if done.rowcount and row is not None:
                 data = {
                     "by": said.by,
+                    "identity": "proven" if settled.key else "claimed",
                     "verdict": said.verdict,
                     "via": settled.via,
                     "key": settled.key,
@@ -452,19 +510,33 @@ async def note(
 async def record_votes(
     connection: Statements, approval: str, ballots: Sequence[Ballot], digest: str, *, decides: bool = False
 ) -> None:
-    """Write votes down, once each, and into the audit trail; `decides` when with them the approval is decided."""
+    """Write votes down, once each, and into the audit trail; `decides` when with them the approval is decided.
+
+    The ballots' keys are those that were verified. A vote that is given again with a proof of its own is proven from
+    then on, and what it is proved by is written down too.
+    """
     row = await approval_row(connection, approval)
-    known = set(
-        (found.by, found.verdict, found.digest)
+    known = {
+        (found.by, found.verdict, found.digest): found.number
         for found in await connection.execute(
-            select(votes.c.by, votes.c.verdict, votes.c.digest).where(votes.c.approval_id == approval)
+            select(votes.c.by, votes.c.verdict, votes.c.digest, votes.c.number).where(votes.c.approval_id == approval)
         )
-    )
+    }
     for position, ballot in enumerate(ballots):
         said = ballot.decision
         last = decides and position == len(ballots) - 1
-        new = (said.by, said.verdict, digest) not in known
-        if new:
+        before = known.get((said.by, said.verdict, digest))
+        once = _once_of(ballot, digest, proven=ballot.key is not None)
+        new = before is None
+        if before is not None and ballot.key is not None and said.proof is not None:
+            new = await _recorded_at(connection, f"approval.voted:{approval}{once}", said.proof) is None
+            if new:
+                await connection.execute(
+                    update(votes)
+                    .where(votes.c.approval_id == approval, votes.c.number == before)
+                    .values(at=ballot.at, via=ballot.via, key=ballot.key, comment=said.comment)
+                )
+        elif new:
             number = await connection.scalar(
                 select(func.coalesce(func.max(votes.c.number), 0) + 1).where(votes.c.approval_id == approval)
             )
@@ -495,6 +567,22 @@ async def record_votes(
             "proof": said.proof.model_dump(mode="json") if said.proof else None,
         }
         kind: AuditKind = "approval.decided" if last else "approval.voted"
-        await note(
-            connection, kind, row, ballot.at, data, once=":" + digest_text(f"{said.by}\0{said.verdict}\0{digest}")
-        )
+        await note(connection, kind, row, ballot.at, data, once=once)
+
+
+def _once_of(ballot: Ballot, digest: str, *, proven: bool) -> str:
+    """What tells one vote from another: who, what, on which arguments, and by which proof where one was verified."""
+    said = ballot.decision
+    parts = [said.by, said.verdict or "", digest]
+    if proven and said.proof is not None:
+        parts += [said.proof.key, said.proof.nonce, said.proof.signature]
+    return ":" + digest_text("\0".join(parts))
+
+
+async def _recorded_at(connection: Statements, once: str, proof: Proof) -> datetime | None:
+    """When the entry of this name was written with this proof, verified."""
+    entry = await entry_named(connection, once)
+    if entry is None or not isinstance(entry.data, dict) or entry.data.get("identity") != "proven":
+        return None
+    recorded = Proof.model_validate(entry.data.get("proof"))
+    return entry.at if recorded == proof and entry.data.get("key") == proof.key else None

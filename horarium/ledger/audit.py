@@ -37,8 +37,13 @@ AuditKind = Literal[
     "grant.used",
     "grant.revoked",
     "effect.released",
+    "effect.refused",
     "link.used",
     "notice.failed",
+    "routine.put",
+    "routine.deleted",
+    "routine.paused",
+    "routine.resumed",
 ]
 
 _LOCK = 7_206_018  # any number, the same in every process of ours
@@ -130,6 +135,14 @@ async def append(connection: Statements, entry: AuditEntry) -> None:
         hash=entry_hash(content),
         once=entry.once,
     )
+
+
+async def entry_named(connection: Statements, once: str) -> AuditRecord | None:
+    """The entry that was written once under this name."""
+    found = (
+        await connection.execute(select(*(audit.c[name] for name in _COLUMNS)).where(audit.c.once == once))
+    ).first()
+    return _record(*found) if found is not None else None
 
 
 class AuditTrail:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
-from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import insert, select, update
 
+from horarium.content import canonical
 from horarium.contract import GrantScope
 from horarium.errors import ApprovalNotFound
-from horarium.ids import grant_id
+from horarium.ids import grant_id, routine_grant_id
 from horarium.ledger.audit import AuditEntry, append
 from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.schema import grants
 from horarium.plans import fits
+from horarium.routines import Routine
+
+StandingScope = GrantScope | Literal["routine"]
+_LOCK = 7_206_027  # any number, the same in every process of ours
+FOR_GOOD = datetime(2999, 1, 1, tzinfo=UTC)  # until the definition no longer has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,79 +45,80 @@ class Grant:
     revoked_by: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Granting:
+    """A grant to write down, in the transaction that records the approval it came with."""
+
+    tenant: str
+    agent: str
+    scope: GrantScope
+    scope_id: str
+    tool: str
+    schema_digest: str
+    bounds: Mapping[str, Any]
+    by: str
+    granted_in: str
+    comment: str | None
+    at: datetime
+    ends_at: datetime
+
+
+async def record_grant(connection: Statements, said: Granting) -> str:
+    """Write a grant down; one for each approval, so it is safe to repeat. Its id."""
+    made = grant_id(said.granted_in)
+    if await connection.scalar(select(grants.c.id).where(grants.c.id == made)) is not None:
+        return made
+    bounds = dict(said.bounds)
+    await connection.execute(
+        insert(grants).values(
+            id=made,
+            tenant=said.tenant,
+            agent=said.agent,
+            scope=said.scope,
+            scope_id=said.scope_id,
+            tool=said.tool,
+            schema_digest=said.schema_digest,
+            bounds=bounds,
+            granted_by=said.by,
+            granted_in=said.granted_in,
+            comment=said.comment,
+            created_at=said.at,
+            ends_at=said.ends_at,
+        )
+    )
+    data: dict[str, Any] = {"by": said.by, "tool": said.tool, "scope": said.scope, "scope_id": said.scope_id}
+    data |= {"bounds": bounds, "granted_in": said.granted_in, "comment": said.comment}
+    data["ends_at"] = said.ends_at.isoformat()
+    await append(
+        connection,
+        AuditEntry(kind="grant.made", at=said.at, tenant=said.tenant, subject=made, data=data, once=f"made:{made}"),
+    )
+    return made
+
+
 class Grants:
     """The standing grants of a ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
 
-    async def make(
-        self,
-        *,
-        tenant: str,
-        agent: str,
-        scope: GrantScope,
-        scope_id: str,
-        tool: str,
-        schema_digest: str,
-        bounds: Mapping[str, Any],
-        by: str,
-        granted_in: str,
-        comment: str | None,
-        at: datetime,
-        ends_at: datetime,
-    ) -> str:
-        """Write a grant down; one for each approval, so it is safe to repeat. Its id."""
-        made = grant_id(granted_in)
-        async with self._ledger.write() as connection:
-            fresh = await connection.execute(
-                self._insert(grants)
-                .values(
-                    id=made,
-                    tenant=tenant,
-                    agent=agent,
-                    scope=scope,
-                    scope_id=scope_id,
-                    tool=tool,
-                    schema_digest=schema_digest,
-                    bounds=dict(bounds),
-                    granted_by=by,
-                    granted_in=granted_in,
-                    comment=comment,
-                    created_at=at,
-                    ends_at=ends_at,
-                )
-                .on_conflict_do_nothing()
-            )
-            if fresh.rowcount:
-                data: dict[str, Any] = {
-                    "by": by,
-                    "tool": tool,
-                    "scope": scope,
-                    "scope_id": scope_id,
-                    "bounds": dict(bounds),
-                }
-                data |= {"granted_in": granted_in, "ends_at": ends_at.isoformat(), "comment": comment}
-                await append(
-                    connection,
-                    AuditEntry(kind="grant.made", at=at, tenant=tenant, subject=made, data=data, once=f"made:{made}"),
-                )
-        return made
-
-    async def revoke(self, grant: str, by: str, at: datetime) -> Grant:
+    async def revoke(self, grant: str, by: str, at: datetime, *, tenant: str | None = None) -> Grant:
         """End a grant now. Safe to repeat: the first revocation stands.
 
+        Args:
+            tenant: Whose it has to be. None: anybody's.
+
         Raises:
-            ApprovalNotFound: There is none of this id.
+            ApprovalNotFound: There is none of this id, or it is another tenant's.
         """
         async with self._ledger.write() as connection:
+            await _one(connection, grant, tenant)
             done = await connection.execute(
                 update(grants)
                 .where(grants.c.id == grant, grants.c.revoked_at.is_(None))
                 .values(revoked_at=at, revoked_by=by)
             )
-            found = await _one(connection, grant)
+            found = await _one(connection, grant, tenant)
             if done.rowcount:
                 entry = AuditEntry(
                     kind="grant.revoked",
@@ -136,8 +142,15 @@ class Grants:
         schema_digest: str,
         arguments: Mapping[str, Any],
         at: datetime,
+        routine: str | None = None,
+        counts: Callable[[Grant], bool] = lambda _grant: True,
     ) -> Grant | None:
-        """The grant that releases exactly this call now, if there is one."""
+        """The grant that releases exactly this call now, if there is one.
+
+        Args:
+            routine: Of which the run is a tick's attempt.
+            counts: Whether a grant counts under the rule that fits the call.
+        """
         query = select(grants).where(
             grants.c.tenant == tenant,
             grants.c.agent == agent,
@@ -146,14 +159,59 @@ class Grants:
             grants.c.revoked_at.is_(None),
             grants.c.created_at <= at,
             grants.c.ends_at > at,
-            grants.c.scope_id.in_((run, thread, agent)),
+            grants.c.scope_id.in_([run, thread, agent, *([routine] if routine is not None else [])]),
         )
-        scopes = {"run": run, "thread": thread, "agent": agent}
+        scopes = {"run": run, "thread": thread, "agent": agent, "routine": routine}
         async with self._ledger.read() as connection:
             found = [Grant(*row) for row in await connection.execute(query.order_by(grants.c.created_at))]
-        return next(
-            (grant for grant in found if scopes[grant.scope] == grant.scope_id and fits(grant.bounds, arguments)), None
-        )
+        mine = (grant for grant in found if scopes[grant.scope] == grant.scope_id and counts(grant))
+        return next((grant for grant in mine if fits(grant.bounds, arguments)), None)
+
+    async def sync_routine(
+        self, routine: Routine, schema_digests: Mapping[str, str], *, by: str | None, at: datetime
+    ) -> bool:
+        """Make the standing grants of a routine those that its definition preapproves; whether that changed anything.
+
+        One that a person revoked stays revoked for as long as the definition says the same. Safe to repeat.
+
+        Args:
+            schema_digests: Of the tools, by name; for a tool that is not there nothing is granted.
+        """
+        meant = routine_grants(routine, schema_digests)
+        ours = (grants.c.scope == "routine", grants.c.scope_id == routine.name)
+        changed = False
+        async with self._ledger.write() as connection:
+            await connection.lock(_LOCK)  # two who apply at once must not both find that it is not there
+            there = {row.id: Grant(*row) for row in await connection.execute(select(grants).where(*ours))}
+            for grant in there.values():
+                if grant.id not in meant and grant.revoked_at is None:
+                    await _set(connection, grant, revoked_at=at, revoked_by=_withdrawer(routine.name))
+                    await _tell(connection, "grant.revoked", grant, at, {"by": by, "routine": routine.name})
+                    changed = True
+            for made, (tool, bounds) in meant.items():
+                before = there.get(made)
+                if before is not None and (before.revoked_at is None or before.revoked_by != _withdrawer(routine.name)):
+                    continue
+                values: dict[str, Any] = {"granted_by": by or routine.starter, "created_at": at, "ends_at": FOR_GOOD}
+                if before is None:
+                    values |= {"tenant": routine.tenant, "agent": routine.agent, "tool": tool, "bounds": bounds}
+                    values |= {"scope": "routine", "scope_id": routine.name, "schema_digest": schema_digests[tool]}
+                    await connection.execute(insert(grants).values(id=made, **values))
+                else:
+                    await _set(connection, before, revoked_at=None, revoked_by=None, **values)
+                grant = await _one(connection, made, None)
+                data = {"by": grant.granted_by, "tool": tool, "scope": "routine", "scope_id": routine.name}
+                await _tell(connection, "grant.made", grant, at, data | {"bounds": bounds})
+                changed = True
+        return changed
+
+    async def of_routines(self) -> dict[str, list[Grant]]:
+        """Every grant of a routine, revoked or not, by the routine's name."""
+        found: dict[str, list[Grant]] = {}
+        async with self._ledger.read() as connection:
+            for row in await connection.execute(select(grants).where(grants.c.scope == "routine")):
+                found.setdefault(row.scope_id, []).append(Grant(*row))
+        return found
 
     async def list(self, *, tenant: str | None = None, everything: bool = False, at: datetime) -> list[Grant]:
         """Grants, newest first: those that hold, or everything there ever was."""
@@ -166,8 +224,34 @@ class Grants:
             return [Grant(*row) for row in await connection.execute(query)]
 
 
-async def _one(connection: Statements, grant: str) -> Grant:
+async def _one(connection: Statements, grant: str, tenant: str | None) -> Grant:
     row = (await connection.execute(select(grants).where(grants.c.id == grant))).first()
-    if row is None:
+    if row is None or tenant not in (None, row.tenant):
         raise ApprovalNotFound(f"There is no grant {grant!r}.", hint="See them: horarium approvals grants list")
     return Grant(*row)
+
+
+def routine_grants(routine: Routine, schema_digests: Mapping[str, str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The grants that a definition means: tool and bounds by the grant's id. Not of tools that nobody serves."""
+    return {
+        routine_grant_id(
+            routine.tenant, routine.name, routine.agent, item.tool, schema_digests[item.tool], canonical(item.when)
+        ): (item.tool, item.when)
+        for item in routine.preapproved
+        if item.tool in schema_digests
+    }
+
+
+def _withdrawer(routine: str) -> str:
+    """Who revoked a grant that left its definition: a revocation that ends when it comes back."""
+    return f"routine:{routine}"
+
+
+async def _set(connection: Statements, grant: Grant, **values: Any) -> None:
+    await connection.execute(update(grants).where(grants.c.id == grant.id).values(**values))
+
+
+async def _tell(
+    connection: Statements, kind: Literal["grant.made", "grant.revoked"], grant: Grant, at: datetime, data: Any
+) -> None:
+    await append(connection, AuditEntry(kind=kind, at=at, tenant=grant.tenant, subject=grant.id, data=data))

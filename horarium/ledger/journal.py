@@ -26,9 +26,11 @@ from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocke
 from horarium.ids import split_step_id
 from horarium.ledger.approvals import approval_row, record_votes
 from horarium.ledger.database import Ledger, Prepared, Statements, is_unreachable
-from horarium.ledger.schema import approvals, edits, messages, steps
+from horarium.ledger.grants import Granting, record_grant
+from horarium.ledger.schema import approvals, edits, messages, runs, steps, ticks
 from horarium.people import is_among
 from horarium.protocol import Ballot
+from horarium.routine_state import RoutineState
 from horarium.tools import Effect
 
 SETTLED: tuple[StepStatus, ...] = ("completed", "failed", "rejected", "skipped", "cancelled")
@@ -119,6 +121,7 @@ class ApprovalRecorded:
     digest: str
     step: int
     ballots: tuple[Ballot, ...] = ()
+    grant: Granting | None = None
     stands: bool = False  # released before: in the run that this one resumes, by a grant, or by the plan
 
 
@@ -132,6 +135,7 @@ class _Settlement(NamedTuple):
     thread: str | None
     append: tuple[Answered, ...]
     keep: bool
+    state: RoutineState | None
 
 
 _GET = Prepared(select(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.number == bindparam("of_number")))
@@ -324,21 +328,23 @@ class Journal:
         thread: str | None = None,
         append: Sequence[Answered] = (),
         keep: bool = False,
+        state: RoutineState | None = None,
     ) -> StepRecord:
         """Store the outcome; the first settlement of a step stands, a later one changes nothing.
 
         `output` may be anything a tool can return; it is made storable here, and goes to the blob
-        store when it is large or binary. `keep` stores a text whole whatever its size (a model's turn). A late
+        store when it is large or binary. `keep` stores a text whole whatever its size (a model's turn). `state`: what
+        a tool changed in its routine's state, kept with the outcome. A late
         settlement of the attempt that held the claim also counts while the outcome is still `unknown`.
 
         Returns:
             The record as it stands afterwards.
         """
-        settlement = _Settlement(status, output, code, message, usage, model, thread, tuple(append), keep)
+        settlement = _Settlement(status, output, code, message, usage, model, thread, tuple(append), keep, state)
         return await _persistently(lambda: self._settle(held, settlement))
 
     async def _settle(self, held: Held, settlement: _Settlement) -> StepRecord:
-        status, output, code, message, usage, model, thread, append, keep = settlement
+        status, output, code, message, usage, model, thread, append, keep, state = settlement
         stored = await self._storable(output, keep=keep)
         claim = held.claim
         async with self._ledger.write(durable=claim.effect is Effect.EXTERNAL) as connection:
@@ -363,6 +369,8 @@ class Journal:
                 return await _one(connection, claim.run_id, claim.number)
             if thread is not None and append:
                 await append_messages(connection, thread, claim.run_id, append, now)
+            if state is not None and state.changed:
+                await _keep_state(connection, claim.run_id, state)
             return StepRecord(*settled[0])
 
     async def settle_unclaimed(
@@ -588,6 +596,8 @@ class Journal:
             )
         )
         await record_votes(connection, approval.id, approval.ballots, approval.digest, decides=True)
+        if approval.grant is not None:
+            await record_grant(connection, approval.grant)
         await connection.execute(
             update(steps)
             .where(steps.c.run_id == claim.run_id, steps.c.number == approval.step, steps.c.status == "pending")
@@ -692,6 +702,21 @@ async def leave_nothing_claimed(connection: Statements, run_id: str, now: dateti
 def output_digest(record: StepRecord) -> str | None:
     """Digest of a settled step's output: of the whole, when it was cut."""
     return record.output_blob or (digest_text(record.output) if record.output is not None else None)
+
+
+async def _keep_state(connection: Statements, run_id: str, state: RoutineState) -> None:
+    """The tick's own copy; its routine gets it when the tick completes."""
+    row = (
+        await connection.execute(
+            select(ticks.c.id, ticks.c.state)
+            .join(runs, runs.c.tick == ticks.c.id)
+            .where(runs.c.id == run_id)
+            .with_for_update(of=ticks)
+        )
+    ).first()
+    if row is not None:
+        changed = state.applied_to(row.state or {})
+        await connection.execute(update(ticks).where(ticks.c.id == row.id).values(state=changed))
 
 
 async def _one(connection: Statements, run_id: str, number: int) -> StepRecord:

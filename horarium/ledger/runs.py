@@ -36,6 +36,7 @@ class RunRecord:
     message: str | None
     requested_by: str | None
     resume_from: str | None
+    tick: str | None
     metadata: dict[str, str]
     turns: int
     steps: int
@@ -55,8 +56,12 @@ class Runs:
         self._threads = Threads(ledger)
         self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
 
-    async def create(self, run_id: str, request: RunRequest, *, key: str | None, request_digest: str) -> RunRecord:
+    async def create(
+        self, run_id: str, request: RunRequest, *, key: str | None, request_digest: str, tick: str | None = None
+    ) -> RunRecord:
         """Write a run down before it is started, with what it was asked; the same twice is one.
+
+        `tick`: the tick of which it is an attempt. It brings the routine's grants, so a request cannot name it.
 
         Raises:
             RunExists: This id stands for another request.
@@ -65,7 +70,7 @@ class Runs:
         thread = request.thread or thread_id_for_run(run_id)
         async with self._ledger.write() as connection:
             await self._threads.ensure(connection, thread, request.tenant)
-            record = await self._ensure(connection, run_id, thread, request, key, request_digest)
+            record = await self._ensure(connection, run_id, thread, request, key, request_digest, tick)
             if record.request_digest not in (None, request_digest):
                 raise RunExists(
                     f"The key {key!r} was used before for another request, by run {record.id}.",
@@ -100,6 +105,8 @@ class Runs:
         async with self._ledger.write() as connection:
             await self._threads.ensure(connection, thread, request.tenant)
             record = await self._ensure(connection, run_id, thread, request, None, None)
+            if record.thread_id != thread:
+                await _move(connection, run_id, record.thread_id, thread)
             await self._threads.occupy(connection, thread, run_id)
             await queue_input(connection, thread, run_id, request.input, request.requested_by)
             queued = await queued_refs(connection, thread)
@@ -217,6 +224,7 @@ class Runs:
         request: RunRequest,
         key: str | None,
         request_digest: str | None,
+        tick: str | None = None,
     ) -> RunRecord:
         values: dict[str, Any] = {
             "id": run_id,
@@ -229,8 +237,19 @@ class Runs:
             "status": "queued",
             "requested_by": request.requested_by,
             "resume_from": request.resume_from,
+            "tick": tick,
             "metadata": request.metadata,
             "created_at": datetime.now(UTC),
         }
         await connection.execute(self._insert(runs).values(**values).on_conflict_do_nothing(index_elements=["id"]))
         return RunRecord(*(await connection.execute(select(runs).where(runs.c.id == run_id))).one())
+
+
+async def _move(connection: Statements, run_id: str, before: str, thread: str) -> None:
+    """A run that goes on with another was written down before it was known in which thread."""
+    await connection.execute(update(runs).where(runs.c.id == run_id).values(thread_id=thread))
+    await connection.execute(
+        update(messages)
+        .where(messages.c.thread_id == before, messages.c.ref == f"{run_id}/input")
+        .values(thread_id=thread)
+    )

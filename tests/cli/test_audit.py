@@ -197,3 +197,15 @@ def test_every_help_has_an_example_and_the_exit_codes(command: str) -> None:
 
     assert f"  horarium audit {command}" in said
     assert "Exit codes:" in said
+
+
+def test_an_empty_file_proves_nothing_unless_its_head_says_that_the_trail_was_empty(tmp_path: Path) -> None:
+    file = tmp_path / "trail.jsonl"
+    for text in ("", "\n\n"):
+        file.write_text(text)
+        result = horarium("verify", str(file))
+        assert (result.exit_code, result.stdout[:5]) == (1, "Empty")
+        told = json.loads(horarium("verify", str(file), "--json").stdout)
+        assert (told["intact"], told["entries"]) == (False, 0)
+
+    assert horarium("verify", str(file), "--head", BEGINNING).exit_code == 0

@@ -15,7 +15,7 @@ from horarium.cli import app as horarium
 from horarium.cli import approvals, keys
 from horarium.contract import Decision
 from horarium.ledger.database import Ledger
-from horarium.ledger.grants import Grants
+from horarium.ledger.grants import Granting, record_grant
 from horarium.proof import FILE, KeyRing, Signer, read_private
 from horarium.settings import Settings
 
@@ -77,6 +77,14 @@ def test_a_printed_key_is_one_line_that_a_service_can_sign_with(project: Path) -
 def test_a_key_needs_to_be_for_somebody_and_may_end(wrong: list[str], project: Path) -> None:
     assert run("keys", "create", "--name", "n", *wrong).exit_code == 2
     assert not (project / ".horarium" / "secrets" / FILE).exists()
+
+
+def test_without_whom_a_key_is_for_it_says_that_the_option_is_missing() -> None:
+    result = run("keys", "create", "--name", "n")
+
+    assert "The option --for is missing" in result.stderr
+    assert "Invalid value" not in result.stderr
+    assert "Both --for and --any" in run("keys", "create", "--name", "n", "--any", "--for", "ana").stderr
 
 
 def test_a_revoked_key_is_shown_as_such_and_leaves_the_public_list() -> None:
@@ -182,7 +190,7 @@ async def _granted(settings: Settings) -> str:
     ledger = await Ledger.open(settings)
     try:
         now = datetime.now(UTC)
-        return await Grants(ledger).make(
+        given = Granting(
             tenant="default",
             agent="clerk",
             scope="thread",
@@ -196,5 +204,7 @@ async def _granted(settings: Settings) -> str:
             at=now,
             ends_at=now + timedelta(hours=1),
         )
+        async with ledger.write() as connection:
+            return await record_grant(connection, given)
     finally:
         await ledger.close()

@@ -80,10 +80,8 @@ def make_gate(dice: Dice) -> Gate | None:
     return Gate(
         rule="approvals.0",
         required=1 + dice(2),
-        approvers=("ann", "bob") if dice(2) else (),
         expires_after=expires,
         on_expiry=("reject", "fail", "escalate")[dice(3)] if expires else None,
-        escalate_to=("cem",),
         on_escalation_expiry=("reject", "fail")[dice(2)],
         remind_every=timedelta(seconds=1 + dice(60)) if dice(2) else None,
     )
@@ -763,6 +761,6 @@ def _question(id: str, call: Call, step: str, at: datetime) -> Approval:
         status="pending",
         requested_at=at,
         required=gate.required,
-        approvers=gate.approvers,
+        approvers=() if gate.remind_every else ("ann", "bob"),
         expires_at=at + gate.expires_after if gate.expires_after else None,
     )

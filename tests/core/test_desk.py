@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,11 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horarium.contract import Approval, ApprovalState, Decision
-from horarium.errors import ApprovalAlreadyDecided, ApprovalNotFound, Conflict, DigestMismatch, HorariumError
+from horarium.contract import Approval, ApprovalState, Decision, Proof
+from horarium.errors import (
+    ApprovalAlreadyDecided,
+    ApprovalExpired,
+    ApprovalNotFound,
+    ArgumentsRejected,
+    Conflict,
+    DigestMismatch,
+    HorariumError,
+    NotAnApprover,
+)
+from horarium.protocol import Call
 from workflows.desk import ApprovalDesk, Question
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
 
 
 def question(id: str = "apr_1", digest: str = "sha256:one", **more: Any) -> Question:
@@ -137,6 +149,99 @@ def test_every_pending_question_is_carried_and_the_latest_decided_ones() -> None
     assert [approval.id for approval in carried.all()] == ["apr_0", "apr_7", *(f"apr_{n}" for n in range(25, 30))]
     assert decide(carried, decision(id="apr_29"), NOON).repeated
     assert not decide(carried, decision(id="apr_0"), NOON).repeated
+
+
+# ---- escalation, many people, edits
+
+
+def escalating(**more: Any) -> ApprovalDesk:
+    asked = question(approvers=("ann",), expires_at=NOON + HOUR, **more)
+    return ApprovalDesk([asked.model_copy(update={"escalates": True})])
+
+
+def test_while_others_are_about_to_be_asked_nobody_is_late() -> None:
+    desk = escalating()
+
+    for by in ("ann", "eva"):
+        assert desk.check(decision(by=by), NOON + HOUR).status == "pending"
+        with pytest.raises(Conflict, match="being escalated"):
+            decide(desk, decision(by=by), NOON + HOUR)
+    desk.escalate("apr_1", ("ann", "eva"), NOON + 2 * HOUR)
+
+    with pytest.raises(NotAnApprover):
+        decide(desk, decision(by="mallory"), NOON + HOUR)
+    with pytest.raises(ApprovalExpired):
+        decide(desk, decision(by="eva"), NOON + 2 * HOUR)
+    assert decide(desk, decision(by="eva"), NOON + HOUR).approval.decided_by == "eva"
+
+
+def test_before_its_time_is_over_a_question_that_escalates_is_one_for_its_own_people() -> None:
+    with pytest.raises(NotAnApprover):
+        decide(escalating(), decision(by="eva"), NOON)
+
+
+def test_who_is_not_in_a_list_that_was_cut_is_looked_for_elsewhere() -> None:
+    desk = ApprovalDesk([question(approvers=("ann",), more_approvers=499, not_by=("bob",))])
+
+    assert (desk.knows("apr_1", "Ann"), desk.knows("apr_1", "eva")) == (True, False)
+    assert desk.check(decision(by="eva"), NOON).status == "pending"
+    with pytest.raises(NotAnApprover):
+        desk.check(decision(by="bob"), NOON)
+
+
+def test_approvals_from_before_an_edit_do_not_count_when_the_arguments_are_changed_back() -> None:
+    desk = ApprovalDesk([question(required=2)])
+    decide(desk, decision(by="ann"))
+    desk.decide(edit("bob", "sha256:one"), NOON, edited=call("sha256:two"))
+
+    back = desk.decide(edit("cem", "sha256:two"), NOON, edited=call("sha256:one"))
+
+    assert (back.state.approval.status, back.ballots) == ("pending", ())
+    taken = desk.decide(decision(by="bob"), NOON)
+    assert (taken.state.approval.status, taken.state.approval.decided_by) == ("approved", "cem, bob")
+    assert [ballot.decision.by for ballot in taken.ballots] == ["cem", "bob"]
+
+
+def test_after_an_edit_people_are_shown_what_they_approve() -> None:
+    desk = ApprovalDesk([question(required=2)])
+
+    desk.decide(edit("bob", "sha256:one"), NOON, edited=call("sha256:two"))
+
+    assert desk.all()[0].preview == "sha256:two as JSON"
+
+
+@pytest.mark.parametrize("value", [math.nan, "a\x00b", "\ud83d"])
+def test_an_edit_that_could_not_be_kept_is_refused_before_it_goes_anywhere(desk: ApprovalDesk, value: Any) -> None:
+    said = decision().model_copy(update={"arguments": {"amount": value}})
+
+    with pytest.raises(ArgumentsRejected, match="'amount'"):
+        desk.check(said, NOON)
+
+
+def test_what_is_carried_of_long_comments_and_arguments_is_short_except_what_was_signed() -> None:
+    proof = Proof(key="key_1", expires_at=NOON, nonce="n" * 8, signature="s")
+    asked = question(required=9)
+    long = asked.approval.model_copy(update={"preview": "p" * 500})
+    asked = asked.model_copy(update={"approval": long, "edited": call("sha256:one")})
+    desk = ApprovalDesk([asked, *(question(f"apr_{n}") for n in range(2, 100))])
+    for by in ("ann", "bob"):
+        said = decision(by=by).model_copy(update={"comment": "c" * 2_000, "proof": proof if by == "bob" else None})
+        desk.decide(said, NOON)
+
+    first = desk.carried()[0]
+
+    assert [len(ballot.decision.comment or "") for ballot in first.ballots] == [200, 2_000]
+    assert len(first.approval.preview) == 12_000 // 99
+    assert first.edited is not None
+    assert first.edited.preview == ""
+
+
+def edit(by: str, digest: str) -> Decision:
+    return decision(by=by, digest=digest).model_copy(update={"arguments": {"amount": 1}})
+
+
+def call(digest: str) -> Call:
+    return Call(id="c", tool="pay", digest=digest, key="k", source="run_1/0001", preview=f"{digest} as JSON")
 
 
 _decisions = st.lists(

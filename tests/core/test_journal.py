@@ -305,7 +305,7 @@ async def test_the_plan_is_checked_again_where_the_effect_is(
     ledger: Ledger, journal: Journal, run: str, missing: str
 ) -> None:
     request = asked(run)
-    gate = Gate(rule="approvals.0", required=2, approvers=("ann", "bob"))
+    gate = Gate(rule="approvals.0", required=2)
     request = request.model_copy(update={"call": request.call.model_copy(update={"gate": gate})})
     asking = Asking(request=request, arguments="{}", people=("ann", "bob"))
     await Approvals(ledger).ask(run, "default", "clerk", [asking], NOON)

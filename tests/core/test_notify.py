@@ -9,11 +9,8 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -32,56 +29,16 @@ from horarium.protocol import Notice, NoticeEvent
 from horarium.settings import ApprovalsSettings, Settings, Webhook
 from tests.core.ledgers import NOON
 from tests.core.questions import ARGUMENTS, ask, change, decide, edit, vote
+from tests.support.addresses import Server, listening
 
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"thirty-two bytes of no use at all").decode()
 GATEWAY = "https://horarium.example.com"
 
 
-@dataclass
-class Request:
-    path: str
-    headers: dict[str, str]
-    body: str
-
-
-@dataclass
-class Server:
-    """Takes what is sent to it; `answers` has what it says instead of 200, by path."""
-
-    port: int
-    requests: list[Request] = field(default_factory=list)
-    answers: dict[str, int] = field(default_factory=dict)
-
-    def at(self, path: str) -> list[Request]:
-        return [request for request in self.requests if request.path == path]
-
-    def messages(self, path: str) -> list[dict[str, Any]]:
-        return [json.loads(request.body) for request in self.at(path)]
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
-            told.requests.append(Request(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-            status = told.answers.get(self.path, 200)
-            self.send_response(status)
-            if status in (302, 307):
-                self.send_header("location", "/elsewhere")
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        told = Server(http.server_address[1])
-        thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield told
-        http.shutdown()
-        thread.join(10)
+    with listening() as server:
+        yield server
 
 
 NewNotifier = Callable[..., Notifier]
@@ -494,7 +451,7 @@ async def test_no_address_and_no_link_is_in_an_error_a_log_or_the_ledger(
 
 
 async def test_a_silent_address_is_given_up(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("activities.notify.WEBHOOK_TIMEOUT", timedelta(seconds=0.3))
+    monkeypatch.setattr("activities.sending.WEBHOOK_TIMEOUT", timedelta(seconds=0.3))
     monkeypatch.setenv("WEBHOOK_SECRET", WEBHOOK_SECRET)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         webhook = Webhook(url=f"http://127.0.0.1:{silent.getsockname()[1]}/", secret="${WEBHOOK_SECRET}")

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from horarium.agentfiles import load_agents
 from horarium.definitions import BOUND_KEYWORDS, Agent, ApprovalRule, bound_problem
 from horarium.errors import ConfigError
 from horarium.people import is_among, same_person
-from horarium.plans import fits, gate_of, people_of, plan_problems, rule_for
+from horarium.plans import fits, gate_of, listed, people_of, plan_problems, rule_for
 from horarium.settings import ApprovalsSettings, Settings
-from horarium.tools import Effect
+from horarium.tools import Effect, ToolSpec
 
 ROLES = {"finance": ("ana", "ben", "cem"), "heads": ("eva",), "nobody": ()}
 SETTINGS = Settings(root=Path("/nonexistent"), approvals=ApprovalsSettings(roles=ROLES))
@@ -37,7 +38,7 @@ def test_without_a_plan_the_effect_decides() -> None:
     for effect in (Effect.IDEMPOTENT, Effect.EXTERNAL):
         gate = gate_of(clerk, "pay", effect, {})
         assert gate is not None
-        assert (gate.rule, gate.required, gate.approvers) == ("default", 1, ())
+        assert (gate.rule, gate.required) == ("default", 1)
 
 
 def test_the_first_rule_that_fits_holds() -> None:
@@ -386,3 +387,109 @@ approvals:
     rule = load_agents(settings)["clerk"].approvals[1]
 
     assert (rule.required, rule.expires_after, rule.on_escalation_expiry) == (2, timedelta(hours=8), "fail")
+
+
+# ---- with the tools and the starter at hand
+
+
+def spec(name: str, **schema: Any) -> ToolSpec:
+    return ToolSpec(name=name, parameters={"type": "object", **schema})
+
+
+PAY = spec("pay", properties={"amount": {}, "to": {}}, additionalProperties=False)
+PAY_ALL = spec("pay_all", properties={"amounts": {}})
+
+
+def test_an_argument_that_no_tool_of_the_rule_takes_is_refused_with_the_near_miss() -> None:
+    clerk = agent({"tools": ["pay*"], "when": {"amuont": {"maximum": 10}}, "required": 0})
+    known = {"pay": PAY, "pay_all": PAY_ALL}
+
+    assert plan_problems(clerk, SETTINGS) == []
+    assert plan_problems(clerk, SETTINGS, tools=known) == [
+        "approvals.0.when.amuont: pay and pay_all take no argument 'amuont'; did you mean 'amount'?"
+    ]
+
+
+@pytest.mark.parametrize(
+    "pay_all",
+    [
+        None,
+        spec("pay_all"),
+        spec("pay_all", properties={}, additionalProperties=True),
+        spec("pay_all", properties={}, additionalProperties={"type": "number"}),
+        spec("pay_all", properties={}, patternProperties={"^fee": {}}),
+        spec("pay_all", properties={}, allOf=[{"properties": {"fee": {}}}]),
+    ],
+    ids=str,
+)
+def test_a_tool_that_may_take_any_argument_is_believed(pay_all: ToolSpec | None) -> None:
+    clerk = agent({"tools": ["pay*"], "when": {"fee": {"maximum": 10}}, "required": 0})
+    known = {"pay": PAY} | ({"pay_all": pay_all} if pay_all else {})
+
+    assert plan_problems(clerk, SETTINGS, tools=known) == []
+
+
+def test_one_tool_that_takes_the_argument_is_enough_and_the_whole_is_no_argument() -> None:
+    rules = [
+        {"tools": ["pay*"], "when": {"amounts": {"maxItems": 2}}, "required": 0},
+        {"tools": ["pay"], "when": {"*": {"maxProperties": 1}}, "required": 0},
+    ]
+
+    assert plan_problems(agent(*rules), SETTINGS, tools={"pay": PAY, "pay_all": PAY_ALL}) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "starters", "refused"),
+    [
+        ({"approvers": ["ana", "ben"], "required": 2}, ("Ana",), True),
+        ({"approvers": ["role:finance"], "required": 2}, ("ana", "ben"), True),
+        ({"approvers": ["role:finance"], "required": 2}, ("ana",), False),
+        ({"approvers": ["role:finance"], "required": 2}, ("dora",), False),
+        ({"required": 2}, ("ana",), False),
+        (
+            {
+                "approvers": ["ana", "ben"],
+                "required": 2,
+                "expires_after": "1h",
+                "on_expiry": "escalate",
+                "escalate_to": ["eva"],
+            },
+            ("ana",),
+            False,
+        ),
+    ],
+    ids=str,
+)
+def test_a_quorum_that_only_the_starter_could_fill_is_a_problem(
+    rule: dict[str, Any], starters: tuple[str, ...], refused: bool
+) -> None:
+    problems = plan_problems(agent({"tools": ["pay"], "four_eyes": True, **rule}), SETTINGS, not_by=starters)
+
+    assert len(problems) == refused
+    assert all("may not decide on a run of theirs" in problem for problem in problems)
+
+
+# ---- sizes
+
+
+def test_a_role_and_a_rule_have_an_end(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="at most 500 items"):
+        ApprovalsSettings(roles={"staff": tuple(f"person {n}" for n in range(501))})
+    with pytest.raises(ValidationError, match="at most 200 characters"):
+        ApprovalsSettings(roles={"staff": ("a" * 201,)})
+    for field in ("approvers", "escalate_to"):
+        with pytest.raises(ValidationError, match="at most 200 characters"):
+            ApprovalRule.model_validate({"tools": ["pay"], field: ["a" * 201]})
+
+
+def test_what_is_carried_of_many_people_is_small_and_says_how_many_there_are() -> None:
+    people = tuple(f"person {number}" for number in range(500))
+
+    first, more = listed(people, 100)
+
+    assert first == people[: len(first)]
+    assert sum(map(len, first)) <= 100 < sum(map(len, people[: len(first) + 1]))
+    assert len(first) + more == 500
+    assert listed(("\u00e9" * 150, "ben"), 100) == (("\u00e9" * 150,), 1)
+    assert listed(("ana", "ben"), 100) == (("ana", "ben"), 0)
+    assert listed((), 100) == ((), 0)

@@ -277,6 +277,23 @@ def test_a_clock_that_is_behind_does_not_bring_a_revoked_key_back(ring: KeyRing)
         ring.verify(RUN, signed, now() - timedelta(hours=3))
 
 
+def test_what_was_recorded_in_time_is_proved_for_good_unless_its_key_is_revoked(ring: KeyRing) -> None:
+    key = ring.create("a service", (ANYBODY,), expires_at=now() + timedelta(hours=2))
+    signed = Signer(key).sign(RUN, DECISION, lasts=timedelta(hours=1))
+    recorded, later = now(), now() + timedelta(days=3)
+
+    with pytest.raises(ProofInvalid, match="expired"):
+        ring.verify(RUN, signed, later)
+    assert ring.verify(RUN, signed, later, recorded_at=recorded) == key.id
+    with pytest.raises(ProofInvalid, match="expired"):
+        ring.verify(RUN, signed, later, recorded_at=recorded + timedelta(hours=1, minutes=1))
+    with pytest.raises(ProofInvalid, match="not over what it says"):
+        ring.verify("run_other", signed, later, recorded_at=recorded)
+    ring.revoke(key.id, now())
+    with pytest.raises(ProofInvalid, match="was revoked"):
+        ring.verify(RUN, signed, later, recorded_at=recorded)
+
+
 def test_rotation_leaves_an_overlap_in_which_both_keys_count(ring: KeyRing) -> None:
     old = a_signer(ring)
     signed_before = old.sign(RUN, DECISION)

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -109,9 +110,9 @@ async def env(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Workflo
         yield environment
 
 
-@pytest.fixture(scope="session")
-async def skipping_env() -> AsyncIterator[WorkflowEnvironment]:
-    """The server whose clock jumps when nothing happens."""
+@asynccontextmanager
+async def own_skipping_environment() -> AsyncIterator[WorkflowEnvironment]:
+    """A server whose clock jumps when nothing happens."""
     async with await WorkflowEnvironment.start_time_skipping(
         test_server_existing_path=beside_python("temporal-test-server"), data_converter=data_converter
     ) as environment:
@@ -121,6 +122,13 @@ async def skipping_env() -> AsyncIterator[WorkflowEnvironment]:
                 search_attributes=dict.fromkeys(SEARCH_ATTRIBUTES, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD),
             )
         )
+        yield environment
+
+
+@pytest.fixture(scope="session")
+async def skipping_env() -> AsyncIterator[WorkflowEnvironment]:
+    """One of them, for all tests that leave its clock as they find it."""
+    async with own_skipping_environment() as environment:
         yield environment
 
 

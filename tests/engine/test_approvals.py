@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
-from temporalio.testing import WorkflowEnvironment
+from temporalio.api.common.v1 import Payload as WirePayload
+from temporalio.common import RawValue
+from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
 from activities.models.base import RequestedCall
 from horarium.audit import verify
@@ -30,6 +33,7 @@ from horarium.errors import (
     ApprovalNotFound,
     ApprovalWithdrawn,
     ArgumentsRejected,
+    ConfigError,
     Conflict,
     DigestMismatch,
     HorariumError,
@@ -38,9 +42,14 @@ from horarium.errors import (
 from horarium.ledger.approvals import ApprovalRecord, Approvals
 from horarium.ledger.audit import AuditRecord, AuditTrail
 from horarium.ledger.schema import edits
+from horarium.proof import KeyRing
+from horarium.protocol import Call, ToolStep
+from horarium.secrets import conceal
 from horarium.settings import ApprovalsSettings, Settings, Webhook
+from horarium.toolhost import ToolHost
 from horarium.tools import Effect, tool
 from tests.engine.conftest import World
+from tests.replay.record import executions
 from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
 
 HOUR = timedelta(hours=1)
@@ -861,3 +870,267 @@ async def test_two_people_who_decide_the_opposite_at_the_same_instant_leave_one_
     assert decided == {approval: winner for approval, (_, winner) in won.items()}
     assert [e["kind"] for e in entries].count("approval.decided") == ROUNDS
     assert {e["kind"] for e in entries} == {"approval.requested", "approval.decided"}
+
+
+# ---- what cannot be kept as it was given
+
+KNOWN_SECRET = "correct-horse-battery-staple"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(f"it is {KNOWN_SECRET}", "secret"), ("a\x00b", "NUL"), (2**63, "64 bits"), (math.nan, "NaN")],
+    ids=["a secret", "NUL", "a long number", "no number"],
+)
+async def test_an_edit_that_could_not_be_kept_to_the_letter_is_refused_at_once_and_named(
+    engine: Engine, world: World, value: Any, reason: str
+) -> None:
+    conceal(KNOWN_SECRET)
+    run = await engine.start(clerk(), asks(call("transfer", amount=7)), says())
+    [approval] = await waiting(run)
+
+    with pytest.raises(ArgumentsRejected, match=rf"edited argument 'amount' holds .*{reason}") as refused:
+        await run.approve(approval, by="ana", arguments={"amount": value})
+
+    assert KNOWN_SECRET not in str(refused.value)
+    assert [(a.status, a.votes) for a in await run.approvals()] == [("pending", ())]
+    await run.approve(approval, by="ana", arguments={"amount": 70})
+    await engine.finish(run)
+    assert world.effects == [("transfer", "70")]
+
+
+async def test_a_signal_whose_number_is_none_decides_nothing(engine: Engine, world: World) -> None:
+    run = await engine.start(clerk(), asks(call("transfer", amount=7)), says())
+    [approval] = await waiting(run)
+    said = decision(approval, "ana", arguments={"amount": 1}).model_dump_json(exclude_none=True)
+    payload = WirePayload(
+        metadata={"encoding": b"json/plain"}, data=said.replace('{"amount":1}', '{"amount":NaN}').encode()
+    )
+
+    await engine.env.client.get_workflow_handle(run.id).signal("approve", RawValue(payload))
+
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while not (refused := (await run.status()).refused_signals):
+            await asyncio.sleep(0.02)
+    assert "'amount' holds a number that JSON does not have" in refused[0]
+    await run.reject(approval, by="ana")
+    await engine.finish(run)
+    assert world.effects == []
+
+
+# ---- many people
+
+STAFF = tuple(f"{number:03}.of.the.staff@a-department-with-a-long-name.de.example.com" for number in range(500))
+MOST_BYTES = 64 * 1024
+
+
+async def largest_payload(engine: Engine, run: Run) -> int:
+    """Of any event of any execution of a run."""
+    sizes = [0]
+    async for history in executions(engine.env, run.id):
+        sizes += [event.ByteSize() for event in history.events]
+    return max(sizes)
+
+
+async def test_a_turn_full_of_calls_that_hundreds_may_decide_stays_small_also_when_it_continues_as_new(
+    env: WorkflowEnvironment, tmp_path: Path, shop: Shop, world: World
+) -> None:
+    assert all(len(name) >= 60 for name in STAFF)
+    settings = Settings(root=tmp_path, approvals=ApprovalsSettings(roles={"staff": STAFF}))
+    rule = ApprovalRule(tools=("transfer",), approvers=("role:staff",), required=2)
+    async with running_engine(env, tmp_path, shop.tools(), settings=settings) as engine:
+        calls = [call("transfer", f"call_number_{n}", amount="x" * 450 + f"{n}") for n in range(32)]
+        run = await engine.start(clerk(rule), asks(*calls), says(), continue_as_new_after=1)
+        approvals = await waiting(run, 32)
+        first = (await engine.env.client.get_workflow_handle(run.id).describe()).run_id
+        for approval in approvals:
+            await run.approve(approval, by=STAFF[0], comment="c" * 300)
+        await run.message("And be quick.")  # then it continues as new
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            while (await engine.env.client.get_workflow_handle(run.id).describe()).run_id == first:
+                await asyncio.sleep(0.02)
+
+        shown = (await run.approvals())[0]
+        assert (shown.approvers[0], len(shown.approvers) + shown.more_approvers) == (STAFF[0], 500)
+        assert (await row(engine, shown)).approvers == list(STAFF)
+        with pytest.raises(NotAnApprover, match=r"mallory may not decide this\. These may: 000\.of\.the\.staff.* more"):
+            await run.approve(shown, by="mallory")
+        await asyncio.gather(*(run.approve(approval, by=STAFF[-1].upper()) for approval in approvals))
+
+        assert (await engine.finish(run)).status == "completed"
+        assert len(world.effects) == 32
+        assert await largest_payload(engine, run) < MOST_BYTES
+
+
+async def test_ten_people_with_much_to_say_release_one_call(engine: Engine, world: World) -> None:
+    run = await engine.start(clerk(pays(required=10)), asks(call("pay", amount=1)), says())
+    [approval] = await waiting(run)
+
+    for number in range(10):
+        await run.approve(approval, by=f"person {number}", comment="c" * 2_000)
+
+    assert (await engine.finish(run)).status == "completed"
+    assert amounts(world) == ["1"]
+    assert [len(vote.comment or "") for vote in await engine.client.votes(approval.id)] == [2_000] * 10
+    assert await largest_payload(engine, run) < MOST_BYTES
+
+
+async def test_whoever_of_many_may_decide_may_also_say_what_became_of_the_call(
+    env: WorkflowEnvironment, tmp_path: Path, shop: Shop, world: World
+) -> None:
+    settings = Settings(root=tmp_path, approvals=ApprovalsSettings(roles={"staff": STAFF}))
+    async with running_engine(env, tmp_path, shop.tools(), settings=settings) as engine:
+        world.fail_next.append(ConnectionError("reset by peer"))
+        run = await engine.start(clerk(pays(approvers=("role:staff",))), asks(call("pay", amount=7)), says())
+        await run.approve((await waiting(run))[0], by=STAFF[-1])
+        unknown = await unknown_step(run)
+
+        with pytest.raises(NotAnApprover, match="mallory may not decide this"):
+            await run.resolve(unknown, "supply", by="mallory", output="paid")
+        await run.resolve(unknown, "supply", by=STAFF[-2], output="paid by hand")
+
+        assert (await engine.finish(run)).status == "completed"
+        assert told(engine) == "paid by hand"
+
+
+async def unknown_step(run: Run) -> str:
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while True:
+            for item in (await run.status()).waiting_for:
+                if item.kind == "unknown_outcome":
+                    return item.id
+            await asyncio.sleep(0.02)
+
+
+# ---- going on with a run that went on with another
+
+
+async def test_a_run_that_resumes_a_resumed_one_has_its_thread_and_its_calls_and_keeps_all_starters_out(
+    engine: Engine, world: World
+) -> None:
+    agent = clerk(pays(four_eyes=True))
+    run = await engine.start(agent, asks(call("pay", amount=5)), says("Paid."), requested_by="ana")
+    await waiting(run)
+    thread = (await run.record()).thread_id
+    for starter in ("ben", "cem"):
+        await run.cancel()
+        await engine.finish(run)
+        run = await engine.start(agent, says("Paid."), input="Go on.", resume_from=run.id, requested_by=starter)
+        [approval] = await waiting(run)
+        assert (await run.record()).thread_id == thread
+
+    assert approval.not_by == ("cem", "ben", "ana")
+    for starter in approval.not_by:
+        with pytest.raises(NotAnApprover):
+            await run.approve(approval, by=starter)
+    await run.approve(approval, by="dora")
+    assert (await engine.finish(run)).thread == thread
+    assert amounts(world) == ["5"]
+    assert [m.text for m in await engine.client.thread(thread) if m.role == "user"] == ["Go.", "Go on.", "Go on."]
+
+
+# ---- a decision that meets an escalation
+
+
+async def test_a_decision_that_comes_while_others_are_being_asked_waits_for_that_and_counts(
+    skipping: Engine, world: World
+) -> None:
+    engine, people = skipping, ("bea", "ana", "mallory")
+    turn = asks(*(call("pay", f"c{n}", amount=n) for n in range(3)))
+    run = await engine.start(clerk(pays(**ESCALATES)), turn, says())
+    approvals = await waiting(run, 3)
+    handle = engine.env.client.get_workflow_handle(run.id)
+    await pass_time(engine, run, HOUR - timedelta(minutes=1))
+
+    async with engine.ledger.write():  # so that no escalation can be written down
+        left = max(a.expires_at for a in approvals if a.expires_at) - await engine.env.get_current_time()
+        await engine.env.sleep(left + timedelta(milliseconds=200))
+        deciding = [
+            asyncio.create_task(run.approve(approval, by=by)) for approval, by in zip(approvals, people, strict=True)
+        ]
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            while sum([e.HasField(ACCEPTED) for e in (await handle.fetch_history()).events]) < 3:
+                await asyncio.sleep(0.02)
+        assert not any(a.escalated for a in await run.approvals())
+    by_bea, by_ana, by_mallory = await asyncio.gather(*deciding, return_exceptions=True)
+
+    assert isinstance(by_mallory, NotAnApprover)
+    for taken, by in ((by_bea, "bea"), (by_ana, "ana")):
+        assert not isinstance(taken, BaseException), taken
+        assert (taken.approval.status, taken.approval.decided_by) == ("approved", by)
+    await run.reject(approvals[2], by="bea")
+    assert (await engine.finish(run)).status == "completed"
+    assert sorted(amounts(world)) == ["0", "1"]
+
+
+ACCEPTED = "workflow_execution_update_accepted_event_attributes"
+
+
+# ---- the plan itself
+
+
+async def test_a_tool_that_only_reads_is_not_called_without_the_approval_its_plan_asks_for_whoever_calls_it(
+    engine: Engine, world: World, shop: Shop
+) -> None:
+    rules = (
+        ApprovalRule(tools=("look",), when={"what": {"const": "the weather"}}, required=0),
+        ApprovalRule(tools=("look",), approvers=("ana",)),
+    )
+    run = await engine.start(clerk(*rules), asks(call("look", what="the safe")), says())
+    await waiting(run)
+    turn = next(step for step in await run.steps() if step.kind == "model_call")
+    host = ToolHost(engine.ledger, shop.tools(), keys=KeyRing.of(engine.settings), require_proof=False)
+    asking = ActivityEnvironment()
+    asking.info = replace(asking.info, workflow_id=run.id)  # as the run's own workflow, if that forgot to ask
+    wanted = Call(
+        id="call_1",
+        tool="look",
+        digest="sha256:any",
+        key=f"horarium/{run.id}/any",
+        source=f"{run.id}/{turn.number:04d}",
+    )
+
+    outcome = await asking.run(
+        host.call_tool, ToolStep(run=run.id, agent="clerk", tenant="default", number=90, call=wanted)
+    )
+
+    host.close()
+    assert (outcome.code, world.looks) == ("not_approved", 0)
+    assert "approvals.1" in (outcome.message or "")
+    await run.cancel()
+    await engine.finish(run)
+
+
+async def test_a_call_that_the_plan_lets_through_unasked_is_made(engine: Engine, world: World) -> None:
+    rule = ApprovalRule(tools=("look",), when={"what": {"const": "the safe"}})
+    run = await engine.start(clerk(rule), asks(call("look", what="the weather")), says())
+
+    assert (await engine.finish(run)).status == "completed"
+    assert world.looks == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ({"approvers": ("ana", "role:board"), "required": 2, "four_eyes": True}, "may not decide on a run of theirs"),
+        ({"when": {"amuont": {"maximum": 5}}}, "pay takes no argument 'amuont'; did you mean 'amount'"),
+    ],
+    ids=["a quorum with the starter", "an argument that is not there"],
+)
+async def test_a_run_whose_plan_nobody_could_keep_is_not_opened(
+    engine: Engine, world: World, rule: dict[str, Any], reason: str
+) -> None:
+    run = await engine.start(clerk(pays(**rule)), asks(call("pay", amount=7)), says(), requested_by="ana")
+
+    result = await engine.finish(run)
+
+    assert (result.status, result.reason in ("config", "conflict"), world.effects) == ("failed", True, [])
+    assert reason in (result.message or "")
+
+
+async def test_a_definition_whose_plan_cannot_be_kept_starts_nothing(engine: Engine) -> None:
+    with pytest.raises(ConfigError, match=r"approvals\.0\.approvers\.0: there is no role 'finanze'.*'finance'"):
+        await engine.start(clerk(pays(approvers=("role:finanze",))), says())
+
+    assert await engine.client.runs() == []
+    assert await engine.client.agents() == []

@@ -11,21 +11,46 @@ from typing import Any, Literal
 
 import pytest
 from temporalio import workflow
-from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from horarium.client import Client, Run
-from horarium.content import digest
+from horarium.content import digest, digest_text
 from horarium.contract import ENGINE_QUEUE, Approval, Decision, Proof, Remember, Resolution, Waiting
 from horarium.definitions import Agent, ApprovalRule, RememberRule
-from horarium.errors import ProofInvalid
+from horarium.errors import Conflict, ProofInvalid
 from horarium.ids import new_run_id
 from horarium.ledger.audit import AuditRecord, AuditTrail
-from horarium.proof import ANYBODY, KeyRing, Signer
-from horarium.protocol import CALL_TOOL, Ballot, Call, ModelReply, ToolOutcome, ToolStep
+from horarium.proof import ANYBODY, LEEWAY, KeyRing, Signer
+from horarium.protocol import (
+    CALL_TOOL,
+    CLOSE_RUN,
+    ESCALATE,
+    MARK_RUN,
+    RECORD_VOTE,
+    SETTLE_APPROVALS,
+    SETTLE_QUESTION,
+    SETTLE_STEP,
+    WRITE_MESSAGE,
+    ApprovalOutcome,
+    Ballot,
+    Call,
+    CloseRun,
+    Escalate,
+    MarkRun,
+    ModelReply,
+    Payload,
+    RecordVote,
+    SettleApprovals,
+    SettleQuestion,
+    SettleStep,
+    ToolOutcome,
+    ToolStep,
+    WriteMessage,
+)
 from horarium.serving import serve_tools
 from horarium.settings import ApprovalsSettings, Settings, TemporalSettings
 from tests.engine.conftest import World
@@ -349,6 +374,53 @@ async def test_two_signed_votes_release_what_the_first_changed(engine: Engine, w
     assert [vote.key for vote in await engine.client.votes(approval.id)] == [signer.id] * 2
 
 
+async def over(proof: Proof | None) -> None:
+    """Wait until a proof's time is over, also for a clock that is behind."""
+    assert proof is not None
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while datetime.now(UTC) <= proof.expires_at + LEEWAY:
+            await asyncio.sleep(0.05)
+
+
+async def test_votes_further_apart_than_a_proof_lasts_release_the_call_together(
+    engine: Engine, world: World, signer: Signer
+) -> None:
+    run = await engine.start(clerk(ApprovalRule(tools=("pay",), required=2)), asks(call("pay", amount=7)), says())
+    approval = await first(run)
+    early = signer.sign(run.id, approving(approval, "ana"), lasts=timedelta(seconds=4) - LEEWAY)
+
+    assert await send(engine, run, early, "update") is None
+    await over(early.proof)
+    assert await send(engine, run, signer.sign(run.id, approving(approval, "ben")), "update") is None
+
+    assert (await engine.finish(run)).status == "completed"
+    assert len(world.effects) == 1
+    assert [(vote.by, vote.key) for vote in await engine.client.votes(approval.id)] == [
+        ("ana", signer.id),
+        ("ben", signer.id),
+    ]
+    assert await trail(engine, run, "decision.refused") == []
+
+
+async def test_a_vote_whose_key_was_revoked_since_releases_nothing(
+    engine: Engine, world: World, ring: KeyRing, signer: Signer
+) -> None:
+    run = await engine.start(clerk(ApprovalRule(tools=("pay",), required=2)), asks(call("pay", amount=7)), says())
+    approval = await first(run)
+    leaked = Signer(ring.create("leaked", ("mallory",)))
+
+    await send(engine, run, leaked.sign(run.id, approving(approval, "mallory")), "update")
+    ring.revoke(leaked.id, datetime.now(UTC))
+    await send(engine, run, signer.sign(run.id, approving(approval, "ben")), "update")
+
+    assert "was revoked" in (await refused_signals(run, 1))[0]
+    assert (world.effects, (await engine.client.approval(approval.id)).status) == ([], "pending")
+    for by in ("ana", "ben"):
+        await send(engine, run, signer.sign(run.id, approving(approval, by)), "update")
+    assert (await engine.finish(run)).status == "completed"
+    assert len(world.effects) == 1
+
+
 # ---- unknown outcomes
 
 
@@ -455,6 +527,175 @@ async def test_a_run_opened_without_proof_goes_back_to_its_approval_once_proof_i
         await refused_and_then_signed(engine, run, approval, world, signer)
 
 
+WORDS: list[dict[str, str]] = [
+    {"verdict": "reject", "comment": "No."},
+    {"verdict": "answer", "answer": "Paid already, send the rest to DE00."},
+]
+
+
+@pytest.mark.parametrize("said", WORDS, ids=["reject", "answer"])
+async def test_a_run_opened_without_proof_takes_no_unsigned_word_once_proof_is_required(
+    env: WorkflowEnvironment, tmp_path: Path, world: World, signer: Signer, said: dict[str, str]
+) -> None:
+    async with serving(env, tmp_path, world, proof=False) as before:
+        run = await before.start(clerk(), asks(call("pay", amount=7)), says())
+        approval = await first(run)
+
+    async with serving(env, tmp_path, world, proof=True) as engine:
+        engine.model.lines[:] = [says()]
+        run = engine.client.run(run.id)
+        unsigned = approving(approval, "mallory", **said)
+        await send(engine, run, unsigned, "update")
+
+        assert "no proof" in (await refused_signals(run, 1))[0]
+        assert await send(engine, run, unsigned, "update") == "proof_invalid", "from now on it is told at once"
+        assert [a.status for a in await run.approvals()] == ["pending"]
+        assert (await engine.client.approval(approval.id)).status == "pending"
+        assert (await run.status()).waiting_for[0].id == approval.id
+        assert {e.data["code"] for e in await trail(engine, run, "decision.refused")} == {"proof_invalid"}
+
+        await send(engine, run, signer.sign(run.id, approving(approval, "ana", **said)), "update")
+        assert (await engine.finish(run)).status == "completed"
+        [decided] = await trail(engine, run, "approval.decided")
+        assert (decided.data["by"], decided.data["identity"], decided.data["key"]) == ("ana", "proven", signer.id)
+        heard = [text for role, text in engine.model.heard() if role == "tool"]
+        assert "ana" in heard[-1]
+        assert world.effects == []
+
+
+@pytest.mark.parametrize("verdict", ["supply", "skip", "fail", "retry"])
+async def test_a_run_opened_without_proof_takes_no_unsigned_word_on_an_unknown_outcome_once_proof_is_required(
+    env: WorkflowEnvironment, tmp_path: Path, world: World, signer: Signer, verdict: Any
+) -> None:
+    world.fail_next = [ConnectionError("reset by peer")]
+    async with serving(env, tmp_path, world, proof=False) as before:
+        run = await before.start(clerk(), asks(call("pay", amount=7)), says())
+        await run.approve(await first(run), by="ana")
+        asked = await unknown(run)
+
+    async with serving(env, tmp_path, world, proof=True) as engine:
+        engine.model.lines[:] = [says()]
+        run = engine.client.run(run.id)
+        unsigned = Resolution(step=asked.id, question=asked.question, verdict=verdict, by="mallory", output="Receipt 1")
+
+        assert await send(engine, run, unsigned, "update") == "proof_invalid"
+        await send(engine, run, unsigned, "signal")
+        await refused_signals(run, 1)
+        assert await unknown(run) == asked
+
+        await run.resolve(asked.id, "supply", by="ana", output="Receipt 2")
+        assert (await engine.finish(run)).status == "completed"
+        [settled] = await trail(engine, run, "question.resolved")
+        assert (settled.data["by"], settled.data["key"]) == ("ana", signer.id)
+        assert world.effects == []
+
+
+async def test_an_unsigned_vote_in_a_run_opened_without_proof_does_not_count_and_leaves_the_signed_ones(
+    env: WorkflowEnvironment, tmp_path: Path, world: World, signer: Signer
+) -> None:
+    plan = ApprovalRule(tools=("pay",), required=3)
+    async with serving(env, tmp_path, world, proof=False) as before:
+        run = await before.start(clerk(plan), asks(call("pay", amount=7)), says())
+        approval = await first(run)
+
+    async with serving(env, tmp_path, world, proof=True) as engine:
+        engine.model.lines[:] = [says()]
+        run = engine.client.run(run.id)
+        await send(engine, run, signer.sign(run.id, approving(approval, "ana")), "update")
+
+        assert await send(engine, run, approving(approval, "mallory"), "update") == "proof_invalid"
+
+        assert [vote.by for vote in (await run.approvals())[0].votes] == ["ana"]
+        assert [vote.by for vote in await engine.client.votes(approval.id)] == ["ana"]
+        for by in ("ben", "cleo"):
+            await send(engine, run, signer.sign(run.id, approving(approval, by)), "update")
+        assert (await engine.finish(run)).status == "completed"
+        assert len(world.effects) == 1
+
+
+async def test_a_vote_that_was_a_claim_counts_again_once_the_same_person_proves_it(
+    env: WorkflowEnvironment, tmp_path: Path, world: World, signer: Signer
+) -> None:
+    async with serving(env, tmp_path, world, proof=False) as before:
+        run = await before.start(clerk(ApprovalRule(tools=("pay",), required=2)), asks(call("pay", amount=7)), says())
+        approval = await first(run)
+        await send(before, run, approving(approval, "ana"), "update")
+        assert [vote.key for vote in await before.client.votes(approval.id)] == [None]
+
+    async with serving(env, tmp_path, world, proof=True) as engine:
+        engine.model.lines[:] = [says()]
+        run = engine.client.run(run.id)
+        assert await send(engine, run, signer.sign(run.id, approving(approval, "ana")), "update") is None
+        assert [(vote.by, vote.key) for vote in await engine.client.votes(approval.id)] == [("ana", signer.id)]
+        await send(engine, run, signer.sign(run.id, approving(approval, "ben")), "update")
+
+        assert (await engine.finish(run)).status == "completed"
+        assert len(world.effects) == 1
+        votes = await trail(engine, run, "approval.voted", "approval.decided")
+        assert [(e.data["by"], e.data["identity"]) for e in votes] == [
+            ("ana", "claimed"),
+            ("ana", "proven"),
+            ("ben", "proven"),
+        ]
+
+
+async def test_what_a_run_carries_along_counts_only_when_it_continues_itself(
+    engine: Engine, world: World, signer: Signer
+) -> None:
+    run = await engine.start(clerk(), asks(call("pay", amount=7)), says())
+    approval = await first(run)
+    made_up = {"plan": plan_of(run), "state": {}, "approvals": [], "messages": 0, "refused": [], "status": "completed"}
+
+    handle = await engine.env.client.start_workflow(
+        "AgentRun", {"agent": "clerk", "carried": made_up}, id=new_run_id(), task_queue=ENGINE_QUEUE
+    )
+    with pytest.raises(WorkflowFailureError) as failed:
+        await asyncio.wait_for(handle.result(), PATIENCE.total_seconds())
+
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.type == "bad_request"
+    assert "leave it out" in failed.value.cause.message
+    await send(engine, run, signer.sign(run.id, approving(approval)), "update")
+    assert (await engine.finish(run)).status == "completed"
+    assert len(world.effects) == 1
+
+
+def plan_of(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "thread": "thr_made-up",
+        "agent": "clerk",
+        "version": 1,
+        "limits": {},
+        "on_step_failure": "tell",
+        "model_timeout": 20,
+        "heartbeat_timeout": 10,
+        "revision": 1,
+    }
+
+
+async def test_a_word_on_a_question_is_a_repeat_only_from_the_same_person_with_the_same_result(
+    env: WorkflowEnvironment, tmp_path: Path, world: World
+) -> None:
+    async with serving(env, tmp_path, world, proof=False) as engine:
+        world.fail_next = [ConnectionError("reset by peer")]
+        run = await engine.start(clerk(), asks(call("pay", amount=9), call("ship", "c2", item="x")), says())
+        await engine.client.decide(run.id, approving(await first(run)))
+        asked = await unknown(run)
+        first_word = {"verdict": "supply", "by": "ana", "output": "Receipt 1", "question": asked.question}
+        assert not (await run.resolve(asked.id, **first_word)).repeated  # type: ignore[arg-type]
+
+        for named in (asked.question, None):
+            again = first_word | {"question": named, "by": " Ana "}
+            assert (await run.resolve(asked.id, **again)).repeated  # type: ignore[arg-type]
+            for other in ({"output": "Receipt 2"}, {"by": "ben"}, {"verdict": "skip", "output": None}):
+                with pytest.raises(Conflict, match="settled before by ana: supply"):
+                    await run.resolve(asked.id, **again | other)  # type: ignore[arg-type]
+
+        [settled] = await trail(engine, run, "question.resolved")
+        assert (settled.data["by"], settled.data["output"]) == ("ana", digest_text("Receipt 1"))
+
+
 @pytest.fixture
 async def strict_tools(env: WorkflowEnvironment, tmp_path: Path, world: World, signer: Signer) -> AsyncIterator[Engine]:
     """An engine that requires no proof, and a tool worker of its own that does."""
@@ -534,36 +775,172 @@ class Intruder:
     """Whoever reaches Temporal's port can ask for activities as well."""
 
     @workflow.run
-    async def run(self, step: ToolStep) -> ToolOutcome:
-        outcome: ToolOutcome = await workflow.execute_activity(
-            CALL_TOOL,
-            step,
-            result_type=ToolOutcome,
+    async def run(self, activity: str, payload: Any) -> Any:
+        return await workflow.execute_activity(
+            activity,
+            payload,
             task_queue=ENGINE_QUEUE,
             start_to_close_timeout=timedelta(seconds=20),
             retry_policy=RetryPolicy(maximum_attempts=1),
         )
-        return outcome
 
 
-async def intrude(engine: Engine, step: ToolStep) -> ToolOutcome:
-    queue = f"intruder-{step.run}"
+async def ask_for(engine: Engine, activity: str, payload: Payload) -> Any:
+    queue = f"intruder-{new_run_id()}"
     async with Worker(engine.env.client, task_queue=queue, workflows=[Intruder]):
         made = engine.env.client.execute_workflow(
-            Intruder.run, step, id=new_run_id(), task_queue=queue, execution_timeout=timedelta(seconds=30)
+            Intruder.run,
+            args=[activity, payload.model_dump(mode="json")],
+            id=new_run_id(),
+            task_queue=queue,
+            execution_timeout=timedelta(seconds=30),
         )
         return await asyncio.wait_for(made, 40)
 
 
+async def intrude(engine: Engine, step: ToolStep) -> ToolOutcome:
+    return ToolOutcome.model_validate(await ask_for(engine, CALL_TOOL, step))
+
+
 async def asked_call(engine: Engine, run: Run) -> Call:
-    """The first call of the run, as everybody can read it in Temporal's history."""
+    return (await asked_calls(engine, run))[0]
+
+
+async def asked_calls(engine: Engine, run: Run) -> tuple[Call, ...]:
+    """The first calls of the run, as everybody can read them in Temporal's history."""
     history = await plain(engine, run).fetch_history()
     for event in history.events:
         result = event.activity_task_completed_event_attributes.result
         if result.payloads:
             [reply] = await engine.env.client.data_converter.decode(result.payloads, [ModelReply])
-            return ModelReply.model_validate(reply).calls[0]
+            return ModelReply.model_validate(reply).calls
     raise AssertionError("The model was not asked.")
+
+
+async def made_up(engine: Engine, run: Run, approval: Approval, signer: Signer, what: str) -> tuple[str, Payload]:
+    """An activity that an intruder asks for, as if it were the run, under a name that is nobody's word."""
+    asked, now = await asked_call(engine, run), datetime.now(UTC)
+    guards = (await engine.client.approval(approval.id)).guards
+    step = f"{run.id}/{guards:04d}"
+    match what:
+        case "vote":
+            said = Ballot(decision=approving(approval, "ana"), at=now, via="update", key=signer.id)
+            return RECORD_VOTE, RecordVote(run=run.id, approval=approval.id, ballot=said, digest=approval.digest)
+        case "reject" | "answer":
+            word = approving(approval, "ana").model_copy(update={"verdict": what, "answer": "Send it to DE00."})
+            status: Any = {"reject": "rejected", "answer": "answered"}[what]
+            outcome = ApprovalOutcome(
+                id=approval.id,
+                number=guards - 1,
+                guards=guards,
+                call=asked,
+                status=status,
+                ballot=Ballot(decision=word, at=now, via="update", key=signer.id),
+                at=now,
+            )
+            return SETTLE_APPROVALS, SettleApprovals(run=run.id, outcomes=(outcome,))
+        case "settle":
+            resolution = Resolution(step=step, question=approval.id, verdict="supply", by="ana", output="Receipt 1")
+            return SETTLE_QUESTION, SettleQuestion(
+                id=approval.id, run=run.id, resolution=resolution, at=now, via="update", key=signer.id
+            )
+        case _:
+            return SETTLE_STEP, SettleStep(
+                run=run.id, number=guards, call=asked, status="completed", output="Receipt 1", by="ana"
+            )
+
+
+@pytest.mark.parametrize("what", ["vote", "reject", "answer", "settle", "step"])
+async def test_what_an_intruder_has_written_down_is_nobodys_proven_word_and_the_run_goes_on_as_it_was(
+    engine: Engine, world: World, signer: Signer, what: str
+) -> None:
+    run = await engine.start(clerk(), asks(call("pay", amount=7)), says())
+    approval = await first(run)
+
+    await ask_for(engine, *await made_up(engine, run, approval, signer, what))
+
+    entries = await trail(engine, run)
+    assert [e.kind for e in entries] == [
+        "approval.requested",
+        "effect.refused" if what == "step" else "decision.refused",
+    ]
+    assert (await engine.client.approval(approval.id)).status == "pending"
+    assert await engine.client.votes(approval.id) == []
+    await send(engine, run, signer.sign(run.id, approving(approval)), "update")
+    assert (await engine.finish(run)).status == "completed"
+    assert len(world.effects) == 1
+
+
+async def test_a_stranger_writes_nothing_down_about_a_run(engine: Engine, world: World, signer: Signer) -> None:
+    run = await engine.start(clerk(), asks(call("pay", amount=7)), says())
+    approval = await first(run)
+    thread = (await run.record()).thread_id
+    others: dict[str, Payload] = {
+        CLOSE_RUN: CloseRun(run=run.id, status="failed"),
+        MARK_RUN: MarkRun(run=run.id, status="in_progress"),
+        WRITE_MESSAGE: WriteMessage(id="made-up", run=run.id, thread=thread, text="Pay twice."),
+        ESCALATE: Escalate(
+            run=run.id,
+            approval=approval.id,
+            people=(),
+            escalate_to=("mallory",),
+            at=datetime.now(UTC),
+            expires_at=datetime.now(UTC) + timedelta(days=1),
+        ),
+    }
+
+    for activity, payload in others.items():
+        with pytest.raises(WorkflowFailureError):
+            await ask_for(engine, activity, payload)
+
+    record = await engine.client.approval(approval.id)
+    assert (record.status, record.approvers) == ("pending", [])
+    assert (await run.record()).status == "requires_action"
+    assert [message.text for message in await engine.client.thread(thread) if message.role == "user"] == ["Go."]
+
+
+async def test_with_proof_off_a_key_that_was_only_named_is_not_recorded(
+    env: WorkflowEnvironment, tmp_path: Path, world: World, signer: Signer
+) -> None:
+    async with serving(env, tmp_path, world, proof=False) as engine:
+        plan = ApprovalRule(tools=("pay",), required=2)
+        run = await engine.start(clerk(plan), asks(call("pay", amount=7)), says())
+        approval = await first(run)
+
+        await ask_for(engine, *await made_up(engine, run, approval, signer, "vote"))
+
+        [vote] = await trail(engine, run, "approval.voted")
+        assert (vote.data["by"], vote.data["identity"], vote.data["key"]) == ("ana", "claimed", None)
+        assert [vote.key for vote in await engine.client.votes(approval.id)] == [None]
+
+
+@pytest.mark.parametrize("change", ["no approval", "another approval", "another call", "a tool that only reads"])
+async def test_a_call_that_an_intruder_makes_up_leaves_the_step_to_the_run(
+    env: WorkflowEnvironment, tmp_path: Path, world: World, change: str
+) -> None:
+    async with serving(env, tmp_path, world, proof=False) as engine:
+        asked = asks(call("pay", amount=7), call("look", "c2"))
+        run = await engine.start(clerk(), asked, says())
+        approval = await first(run)
+        real, read = (await asked_calls(engine, run))[:2]
+        guards = (await engine.client.approval(approval.id)).guards
+        wanted = {
+            "another call": real.model_copy(update={"digest": OTHER}),
+            "a tool that only reads": read,
+        }.get(change, real)
+        named = {"another approval": "apr_made_up", "another call": approval.id}.get(change)
+
+        outcome = await intrude(
+            engine, ToolStep(run=run.id, agent="clerk", tenant="default", number=guards, call=wanted, approval=named)
+        )
+
+        assert (outcome.status, outcome.code) == ("refused", "not_approved")
+        [refused] = await trail(engine, run, "effect.refused")
+        assert refused.data["code"] == "not_approved"
+        assert refused.data["workflow"] != run.id
+        await run.approve(approval, by="ana")
+        assert (await engine.finish(run)).status == "completed"
+        assert [amount for _, amount in world.effects] == ["7"]
 
 
 async def test_an_activity_that_an_intruder_asks_for_performs_nothing_that_these_very_people_did_not_sign(

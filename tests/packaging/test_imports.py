@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINE = ("workflows", "activities", "workers")
+ENGINE = ("workflows", "activities", "workers", "schedules")
 OURS = ("horarium", *ENGINE)
 
 # Modules that workflow code is replayed with: no clock, no network, no ledger.
@@ -20,12 +20,15 @@ DETERMINISTIC = {
     "horarium.contract",
     "horarium.definitions",
     "horarium.durations",
+    "horarium.edits",
     "horarium.errors",
     "horarium.ids",
     "horarium.people",
     "horarium.protocol",
+    "horarium.tick_protocol",
     "horarium.tools",
     "horarium.turns",
+    "horarium.watch_protocol",
 }
 SIDE_EFFECTS = {"time", "random", "secrets", "socket", "subprocess", "requests", "httpx", "sqlalchemy", "os", "pathlib"}
 
@@ -38,6 +41,10 @@ def test_the_public_package_imports_the_engine_only_where_the_cli_starts_it():
 
 def test_activities_import_the_public_package_and_each_other_alone():
     assert foreign("activities", allowed=("horarium", "activities")) == []
+
+
+def test_schedules_import_the_public_package_and_each_other_alone():
+    assert foreign("schedules", allowed=("horarium", "schedules")) == []
 
 
 def test_workflows_import_definitions_contract_and_each_other_alone():
@@ -82,7 +89,9 @@ def test_nobody_imports_the_workers_but_the_cli_and_themselves():
     assert [path for path in importers if not path.startswith(("workers/", "horarium/cli/"))] == []
 
 
-@pytest.mark.parametrize("name", ["workflows", "activities", "workers", "temporalio", "sqlalchemy", "openai"])
+@pytest.mark.parametrize(
+    "name", ["workflows", "activities", "workers", "schedules", "croniter", "temporalio", "sqlalchemy", "openai"]
+)
 def test_a_plain_import_in_a_fresh_interpreter_does_not_load(name: str):
     code = f"import horarium, sys; print({name!r} in {{m.partition('.')[0] for m in sys.modules}})"
 

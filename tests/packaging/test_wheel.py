@@ -97,7 +97,9 @@ def test_the_wheel_has_one_top_level_name(wheel: Path):
 
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"horarium"}
-    assert {"workflows", "activities", "workers"} <= {n.split("/")[2] for n in names if "horarium/_engine/" in n}
+    assert {"workflows", "activities", "workers", "schedules"} <= {
+        n.split("/")[2] for n in names if "horarium/_engine/" in n
+    }
     assert "horarium/py.typed" in names
     assert any(name.startswith("horarium/ledger/migrations/versions/") for name in names)
 

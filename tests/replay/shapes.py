@@ -9,10 +9,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
+
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
 from activities.models.base import RequestedCall
 from horarium.client import Run
-from horarium.contract import ENGINE_QUEUE, RUN_WORKFLOW, SIGNAL_APPROVE, SIGNAL_REJECT, Decision, Remember, Waiting
+from horarium.contract import RUN_WORKFLOW, SIGNAL_APPROVE, SIGNAL_REJECT, Decision, Remember, Waiting
 from horarium.definitions import Agent, ApprovalRule, Limits, Memory, RememberRule
 from horarium.errors import ModelRejected
 from tests.engine.conftest import World
@@ -190,18 +194,22 @@ async def decided_while_it_continued(engine: Engine, world: World) -> Run:
     run = await engine.start(agent(), asks(call("pay", amount=1)), says(), continue_as_new_after=1)
     approval = await run.next_approval(PATIENCE)
     await run.message("And be quick.")  # which makes it continue as new
-    handle = engine.env.client.get_workflow_handle(run.id)
     async with asyncio.timeout(PATIENCE.total_seconds()):
         while "carried" not in (request := await _request_of(engine, run)) or request["carried"]["messages"] == 0:
             await asyncio.sleep(0.02)
-    await handle.terminate("It is begun again, together with the decision.")
-    await engine.env.client.start_workflow(
-        RUN_WORKFLOW,
-        request,
-        id=run.id,
-        task_queue=ENGINE_QUEUE,
-        start_signal=SIGNAL_APPROVE,
-        start_signal_args=[Decision(approval=approval.id, digest=approval.digest, by="ann")],
+    latest = (await engine.env.client.get_workflow_handle(run.id).describe()).run_id
+    handle = engine.env.client.get_workflow_handle(run.id)
+    await handle.signal(SIGNAL_APPROVE, Decision(approval=approval.id, digest=approval.digest, by="ann"))
+    await ends(engine, run)
+    # Begun again from its start, the execution finds the decision there already.
+    await engine.env.client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=engine.env.client.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=run.id, run_id=latest),
+            reason="recorded",
+            workflow_task_finish_event_id=3,
+            request_id=str(uuid4()),
+        )
     )
     return await ends(engine, run)
 

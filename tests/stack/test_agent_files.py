@@ -7,8 +7,9 @@ import tracemalloc
 import pytest
 
 from horarium.errors import ConfigError
-from horarium.project import AgentFiles, check_tools, load_agents
+from horarium.project import AgentFiles, check_plans, check_tools, load_agents
 from horarium.settings import Settings
+from horarium.tools import ToolSpec
 from tests.stack.conftest import Write
 
 
@@ -103,6 +104,17 @@ def test_a_tool_that_does_not_exist_is_named_with_the_near_miss(write: Write):
     said = check_tools(settings, load_agents(settings), ["look", "open_ticket"])
 
     assert said == ["agents/a.yaml:4: tools.1: there is no tool 'open_tiket'; did you mean 'open_ticket'?"]
+
+
+def test_an_argument_in_an_approval_plan_that_no_tool_takes_is_named_with_the_near_miss(write: Write):
+    rule = "approvals:\n  - tools: [pay]\n    required: 0\n    when:\n      amuont: {maximum: 5}\n"
+    settings = write(agents__a=f"model: local\ntools: [pay]\n{rule}")
+    pay = ToolSpec(name="pay", parameters={"type": "object", "properties": {"amount": {"type": "number"}}})
+
+    said = check_plans(settings, load_agents(settings), {"pay": pay})
+
+    assert said == ["agents/a.yaml:7: approvals.0.when.amuont: pay takes no argument 'amuont'; did you mean 'amount'?"]
+    assert check_plans(settings, load_agents(settings), {}) == []
 
 
 def test_an_edit_counts_without_a_restart_and_so_does_one_of_the_prompt(write: Write):

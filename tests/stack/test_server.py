@@ -22,8 +22,34 @@ from workers.server import server_binary, server_command
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("host", [None, "localhost", "evil.example"])
-async def test_the_http_api_answers_403_to_everybody(tmp_path: Path, host: str | None):
+NAMESPACES = "/api/v1/namespaces"
+RUN = "/api/v1/namespaces/default/workflows/run_1"
+REQUESTS = [
+    ("GET", NAMESPACES),
+    ("GET", "/api/v1/cluster-info"),
+    ("GET", "/api/v1/namespaces/default/workflows"),
+    ("GET", f"{RUN}/history"),
+    ("POST", RUN),  # starts one
+    ("POST", f"{RUN}/signal/approve"),
+    ("POST", f"{RUN}/update/decide"),
+    ("POST", f"{RUN}/query/approvals"),
+    ("POST", f"{RUN}/terminate"),
+    ("POST", "/api/v1/namespaces/default/schedules/nightly"),
+]
+SENDERS: list[dict[str, str]] = [
+    {},  # a program on this machine
+    {"Host": "localhost"},
+    {"Host": "127.0.0.1:80"},
+    {"Host": "evil.example"},  # a page whose name was pointed at this machine
+    {"Origin": "http://evil.example"},
+    {"Host": "localhost", "Origin": "http://localhost"},
+    {"Host": "evil.example", "Origin": "http://evil.example", "Content-Type": "text/plain"},  # needs no preflight
+    {"Content-Type": "application/json"},
+    {"X-Forwarded-Host": "localhost", "Forwarded": "host=localhost"},
+]
+
+
+async def test_the_http_api_answers_403_to_every_request_of_everybody(tmp_path: Path):
     port, http = free_port(), free_port()
     command = [*server_command(port, tmp_path / "temporal.db"), "--http-port", str(http)]
     with (tmp_path / "server.log").open("wb") as log:
@@ -31,17 +57,20 @@ async def test_the_http_api_answers_403_to_everybody(tmp_path: Path, host: str |
     try:
         client = await connected(port, server)
         names = await client.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace="default"))
-        answers = [answer(f"http://127.0.0.1:{http}{path}", host) for path in PATHS]
+        answers = {
+            (method, path, *headers.items()): answer(method, f"http://127.0.0.1:{http}{path}", headers)
+            for method, path in REQUESTS
+            for headers in SENDERS
+        }
+        started = [run.id async for run in client.list_workflows()]
     finally:
         server.kill()
         server.wait(10)
 
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
     assert {name for name in SEARCH_ATTRIBUTES if names.custom_attributes[name] == keyword} == set(SEARCH_ATTRIBUTES)
-    assert answers == [403, 403]
-
-
-PATHS = ("/api/v1/namespaces", "/api/v1/namespaces/default/workflows/run/signal/approve")
+    assert {asked: code for asked, code in answers.items() if code != 403} == {}
+    assert started == []
 
 
 def test_the_program_beside_the_interpreter_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -67,10 +96,8 @@ async def connected(port: int, server: subprocess.Popen[bytes]) -> Client:
     return found[0]
 
 
-def answer(url: str, host: str | None) -> int:
-    # As a web page may send it: no preflight, and the name of its own site.
-    headers = {"Content-Type": "text/plain", "Origin": "http://evil.example", **({"Host": host} if host else {})}
-    request = urllib.request.Request(url, data=b"{}" if "signal" in url else None, headers=headers)
+def answer(method: str, url: str, headers: dict[str, str]) -> int:
+    request = urllib.request.Request(url, data=b"{}" if method == "POST" else None, headers=headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=10) as answered:
             return int(answered.status)

@@ -1,0 +1,52 @@
+"""The IANA names of time zones that Windows, and with it Foundry, may call otherwise.
+
+Source: the territory-free entries of CLDR's windowsZones.xml, the common ones; they change about once in a decade.
+"""
+
+from __future__ import annotations
+
+IANA_OF_WINDOWS = {
+    "AUS Central Standard Time": "Australia/Darwin",
+    "AUS Eastern Standard Time": "Australia/Sydney",
+    "Alaskan Standard Time": "America/Anchorage",
+    "Arab Standard Time": "Asia/Riyadh",
+    "Arabian Standard Time": "Asia/Dubai",
+    "Argentina Standard Time": "America/Argentina/Buenos_Aires",
+    "Atlantic Standard Time": "America/Halifax",
+    "Bangladesh Standard Time": "Asia/Dhaka",
+    "Cen. Australia Standard Time": "Australia/Adelaide",
+    "Central Europe Standard Time": "Europe/Budapest",
+    "Central European Standard Time": "Europe/Warsaw",
+    "Central Standard Time": "America/Chicago",
+    "China Standard Time": "Asia/Shanghai",
+    "E. Australia Standard Time": "Australia/Brisbane",
+    "E. South America Standard Time": "America/Sao_Paulo",
+    "Eastern Standard Time": "America/New_York",
+    "Egypt Standard Time": "Africa/Cairo",
+    "FLE Standard Time": "Europe/Kyiv",
+    "GMT Standard Time": "Europe/London",
+    "GTB Standard Time": "Europe/Bucharest",
+    "Greenwich Standard Time": "Atlantic/Reykjavik",
+    "Hawaiian Standard Time": "Pacific/Honolulu",
+    "India Standard Time": "Asia/Kolkata",
+    "Israel Standard Time": "Asia/Jerusalem",
+    "Korea Standard Time": "Asia/Seoul",
+    "Morocco Standard Time": "Africa/Casablanca",
+    "Mountain Standard Time": "America/Denver",
+    "New Zealand Standard Time": "Pacific/Auckland",
+    "Newfoundland Standard Time": "America/St_Johns",
+    "Pacific Standard Time": "America/Los_Angeles",
+    "Pakistan Standard Time": "Asia/Karachi",
+    "Romance Standard Time": "Europe/Paris",
+    "Russian Standard Time": "Europe/Moscow",
+    "SA Pacific Standard Time": "America/Bogota",
+    "SE Asia Standard Time": "Asia/Bangkok",
+    "Singapore Standard Time": "Asia/Singapore",
+    "South Africa Standard Time": "Africa/Johannesburg",
+    "Taipei Standard Time": "Asia/Taipei",
+    "Tokyo Standard Time": "Asia/Tokyo",
+    "Turkey Standard Time": "Europe/Istanbul",
+    "US Mountain Standard Time": "America/Phoenix",
+    "W. Australia Standard Time": "Australia/Perth",
+    "W. Europe Standard Time": "Europe/Berlin",
+}

@@ -1,0 +1,571 @@
+"""Ticks on a real server whose clock jumps: failure policies, overlap, what is left for the next tick."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+
+from activities.models.base import ModelRequest, RequestedCall, Turn
+from horarium import contract
+from horarium.contract import Decision, TickRequest, TickResult
+from horarium.definitions import Agent, ApprovalRule
+from horarium.ledger.grants import Grants
+from horarium.ledger.lateness import Lateness, MissedFire
+from horarium.ledger.routines import RoutineRecord, Routines
+from horarium.ledger.runs import Runs
+from horarium.ledger.ticks import TickRecord, Ticks
+from horarium.routines import Routine, tick_id
+from horarium.tools import Effect, ToolContext, tool
+from tests.engine.conftest import own_skipping_environment
+from tests.support.engine import PATIENCE, Engine, Said, asks, call, running_engine, says
+
+_NUMBERS = itertools.count()
+BROKEN = "The archive is away."
+
+
+class Archive:
+    """What the tools of these tests do, outside of the engine, so that it can be counted."""
+
+    def __init__(self) -> None:
+        self.filed: list[int] = []
+        self.broken_at: int | None = None
+        self.breaks = 0
+        self.paid: list[int] = []
+        self.seen: list[dict[str, Any]] = []
+        self.released = asyncio.Event()
+        self.entered = asyncio.Event()
+
+    def tools(self) -> list[Any]:
+        archive = self
+
+        @tool(effect=Effect.READ, attempts=1)
+        def file(number: int) -> str:
+            """File a page."""
+            if archive.broken_at == number:
+                archive.breaks += 1
+                raise RuntimeError(BROKEN)
+            archive.filed.append(number)
+            return f"filed {number}"
+
+        @tool(effect=Effect.EXTERNAL)
+        def pay(amount: int, context: ToolContext) -> str:
+            """Pay an amount."""
+            archive.paid.append(amount)
+            return f"paid {amount}"
+
+        @tool(effect=Effect.IDEMPOTENT)
+        def keep(key: str, value: int, context: ToolContext) -> str:
+            """Keep a value for the next tick."""
+            archive.seen.append(dict(context.state))
+            context.state[key] = value
+            return "kept"
+
+        return [file, pay, keep]
+
+
+@pytest.fixture
+def archive() -> Archive:
+    return Archive()
+
+
+@pytest.fixture
+async def engine(tmp_path: Path, archive: Archive) -> AsyncIterator[Engine]:
+    """On a server of its own: an abandoned child, which an alert is, keeps the clock of this one from jumping on."""
+    async with (
+        own_skipping_environment() as environment,
+        running_engine(environment, tmp_path, archive.tools()) as engine,
+    ):
+        yield engine
+
+
+@pytest.fixture
+async def unhurried(env: WorkflowEnvironment, tmp_path: Path, archive: Archive) -> AsyncIterator[Engine]:
+    """On the server whose clock is the world's."""
+    async with running_engine(env, tmp_path, archive.tools()) as engine:
+        yield engine
+
+
+def clerk(**more: Any) -> Agent:
+    return Agent("clerk", model="scripted:lines", **({"tools": ["file", "pay"], "on_step_failure": "fail"} | more))
+
+
+def files_pages(pages: int) -> Said:
+    """A model that files one page after the other, by what it was answered so far."""
+
+    def line(request: ModelRequest) -> Turn:
+        asked = next(message.text for message in reversed(request.messages) if message.role == "user")
+        since = max(index for index, message in enumerate(request.messages) if message.text == asked)
+        done = sum(1 for message in request.messages[since:] if message.role == "assistant")
+        if done >= pages:
+            return says(f"Filed {pages} pages.")
+        return Turn(calls=(RequestedCall(f"call_{done}", "file", json.dumps({"number": done})),), model="test")
+
+    return line
+
+
+def routine(**more: Any) -> Routine:
+    # The server is shared, and ids come from names and times: each test has a name of its own.
+    name = f"nightly-{next(_NUMBERS)}"
+    return Routine.model_validate({"name": name, "agent": "clerk", "input": "File the pages."} | more)
+
+
+class Ticking:
+    """One routine in a running engine, and its ticks."""
+
+    def __init__(self, engine: Engine, definition: Routine) -> None:
+        self.engine = engine
+        self.routine = definition
+        self.ticks = Ticks(engine.ledger)
+        self._fired = 0
+
+    @classmethod
+    async def of(cls, engine: Engine, definition: Routine, agent: Agent, *lines: Said) -> Ticking:
+        from horarium.ledger.agents import Agents
+
+        await Agents(engine.ledger).register(agent)
+        await Routines(engine.ledger).put(definition, by="ana", at=await engine.env.get_current_time())
+        engine.model.lines[:] = list(lines)
+        engine.model.requests.clear()
+        return cls(engine, definition)
+
+    async def preapprove(self, by: str) -> None:
+        """As applying the definition does."""
+        schemas = {item.spec.name: item.spec.schema_digest for item in Archive().tools()}
+        await Grants(self.engine.ledger).sync_routine(self.routine, schemas, by=by, at=await self.now())
+
+    async def now(self) -> datetime:
+        return await self.engine.env.get_current_time()
+
+    async def fire(self, at: datetime | None = None, **request: Any) -> WorkflowHandle[Any, TickResult]:
+        """Start a tick as a schedule does."""
+        self._fired += 1
+        at = at or (await self.engine.env.get_current_time() + timedelta(seconds=self._fired)).replace(microsecond=0)
+        asked = TickRequest.model_validate({"routine": self.routine.name, "trigger": "t", "at": at} | request)
+        return await self.engine.client.temporal.start_workflow(
+            contract.TICK_WORKFLOW,
+            asked,
+            id=tick_id(self.routine.name, at),
+            task_queue=contract.ENGINE_QUEUE,
+            result_type=TickResult,
+        )
+
+    async def result(self, handle: WorkflowHandle[Any, TickResult]) -> TickResult:
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            return await handle.result()
+
+    async def tick(self, **request: Any) -> TickResult:
+        return await self.result(await self.fire(**request))
+
+    async def record(self) -> RoutineRecord:
+        return await Routines(self.engine.ledger).get(self.routine.name)
+
+    async def until(self, handle: WorkflowHandle[Any, Any], that: Callable[[TickRecord], bool]) -> TickRecord:
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            while True:
+                found = [tick for tick in await self.ticks.list() if tick.id == handle.id]
+                if found and that(found[0]):
+                    return found[0]
+                await asyncio.sleep(0.02)
+
+    async def alerts(self) -> list[tuple[str, str]]:
+        """Event and tick of everything that people were to be told, oldest first."""
+        ticks = sorted(
+            await self.ticks.list(limit=1000), key=lambda tick: tick.closed_at or datetime.max.replace(tzinfo=UTC)
+        )
+        return [(alert["event"], tick.id) for tick in ticks for alert in tick.alerts or ()]
+
+
+async def test_a_tick_runs_its_agent_and_says_what_came_of_it(engine: Engine, archive: Archive) -> None:
+    ticking = await Ticking.of(engine, routine(), clerk(), files_pages(2))
+
+    result = await ticking.tick()
+
+    assert (result.status, result.attempts) == ("completed", 1)
+    tick = await ticking.ticks.get(result.tick)
+    assert (tick.output, tick.turns, tick.input) == ("Filed 2 pages.", 3, "File the pages.")
+    assert archive.filed == [0, 1]
+    run = await Runs(engine.ledger).get(result.run or "")
+    assert (run.tick, run.requested_by) == (tick.id, f"routine:{ticking.routine.name}")
+
+
+async def test_a_retry_does_only_what_was_not_settled(engine: Engine, archive: Archive) -> None:
+    archive.broken_at = 24
+    definition = routine(on_failure="retry", retry={"attempts": 3, "first": "5m"})
+    ticking = await Ticking.of(engine, definition, clerk(), files_pages(25))
+    began = await engine.env.get_current_time()
+    handle = await ticking.fire()
+    waiting = await ticking.until(handle, lambda tick: tick.next_try_at is not None)
+    archive.broken_at = None
+
+    result = await ticking.result(handle)
+
+    assert (result.status, result.attempts) == ("completed", 2)
+    assert archive.filed == list(range(25))
+    assert archive.breaks == 1
+    assert waiting.next_try_at is not None
+    assert waiting.next_try_at - began >= timedelta(minutes=5)
+    assert await ticking.alerts() == []
+
+
+async def test_a_ladder_that_is_used_up_is_one_alert_and_recovery_one_notice(
+    unhurried: Engine, archive: Archive
+) -> None:
+    engine = unhurried
+    archive.broken_at = 1
+    definition = routine(on_failure="retry", retry={"attempts": 3, "first": "50ms", "factor": 3, "most": "100ms"})
+    ticking = await Ticking.of(engine, definition, clerk(), files_pages(2))
+    began = await engine.env.get_current_time()
+
+    first = await ticking.tick()
+    took = await engine.env.get_current_time() - began
+    second = await ticking.tick()
+    archive.broken_at = None
+    third = await ticking.tick()
+    await ticking.tick()
+
+    assert (first.status, first.attempts, first.reason) == ("failed", 3, "tool_failed")
+    assert took >= timedelta(milliseconds=150)
+    assert second.status == "failed"
+    assert await ticking.alerts() == [("failed", first.tick), ("recovered", third.tick)]
+    assert archive.breaks == 6
+
+
+async def test_alert_alone_tries_once_and_tells_once_an_episode(engine: Engine, archive: Archive) -> None:
+    archive.broken_at = 0
+    ticking = await Ticking.of(engine, routine(on_failure="alert"), clerk(), files_pages(1))
+
+    results = [await ticking.tick() for _ in range(3)]
+
+    assert [result.attempts for result in results] == [1, 1, 1]
+    assert await ticking.alerts() == [("failed", results[0].tick)]
+
+
+async def test_skip_writes_down_why_and_tells_nobody(engine: Engine, archive: Archive) -> None:
+    archive.broken_at = 0
+    ticking = await Ticking.of(engine, routine(on_failure="skip"), clerk(), files_pages(1))
+
+    result = await ticking.tick()
+
+    assert (result.status, result.reason) == ("failed", "tool_failed")
+    assert BROKEN in (result.message or "")
+    assert await ticking.alerts() == []
+
+
+async def test_a_routine_that_keeps_failing_is_paused_and_says_so(engine: Engine, archive: Archive) -> None:
+    archive.broken_at = 0
+    ticking = await Ticking.of(engine, routine(pause_after=2), clerk(), files_pages(1))
+
+    results = [await ticking.tick() for _ in range(3)]
+
+    record = await ticking.record()
+    assert (record.paused, record.paused_by) == (1, "engine")
+    assert BROKEN in (record.pause_note or "")
+    assert [result.status for result in results] == ["failed", "failed", "skipped"]
+    assert results[2].reason == "paused"
+    assert await ticking.alerts() == [("failed", results[0].tick), ("paused", results[1].tick)]
+
+
+async def test_the_same_tick_happens_once(engine: Engine, archive: Archive) -> None:
+    ticking = await Ticking.of(engine, routine(), clerk(), files_pages(1))
+    at = (await engine.env.get_current_time()).replace(microsecond=0)
+
+    first = await ticking.tick(at=at)
+    again = await ticking.tick(at=at)
+
+    assert (first.status, again.status, again.reason) == ("completed", "completed", "done_before")
+    assert archive.filed == [0]
+
+
+async def test_a_tick_that_comes_later_than_catch_up_is_skipped_with_its_lateness(engine: Engine) -> None:
+    ticking = await Ticking.of(engine, routine(catch_up="10m"), clerk(), says())
+    late = (await engine.env.get_current_time()).replace(microsecond=0) - timedelta(hours=2)
+
+    result = await ticking.tick(at=late)
+
+    assert (result.status, result.reason) == ("skipped", "too_late")
+    assert "2h" in (result.message or "")
+
+
+FREE = ApprovalRule(tools=("keep",), required=0)
+
+
+async def test_state_goes_from_tick_to_tick_and_calls_of_one_turn_keep_each_others(
+    engine: Engine, archive: Archive
+) -> None:
+    agent = clerk(tools=["keep"], approvals=(FREE,))
+    both = asks(call("keep", "call_1", key="a", value=1), call("keep", "call_2", key="b", value=2))
+    ticking = await Ticking.of(engine, routine(), agent, both, says(), asks(call("keep", key="a", value=3)), says())
+
+    await ticking.tick()
+    between = (await ticking.record()).state
+    await ticking.tick()
+
+    assert between == {"a": 1, "b": 2}
+    assert archive.seen[-1] == {"a": 1, "b": 2}
+    assert (await ticking.record()).state == {"a": 3, "b": 2}
+
+
+async def test_a_failed_tick_leaves_state_and_previous_as_they_were(engine: Engine, archive: Archive) -> None:
+    agent = clerk(tools=["keep", "file"], approvals=(FREE,))
+    changes, breaks = asks(call("keep", key="a", value=2)), asks(call("file", number=0))
+    ticking = await Ticking.of(engine, routine(), agent, asks(call("keep", key="a", value=1)), says(), changes, breaks)
+    first = await ticking.tick()
+    archive.broken_at = 0
+
+    failed = await ticking.tick()
+
+    after = await ticking.record()
+    assert failed.status == "failed"
+    assert (await ticking.ticks.get(failed.tick)).state == {"a": 2}
+    assert (after.state, after.previous_tick, after.last_tick) == ({"a": 1}, first.tick, failed.tick)
+
+
+async def test_a_run_that_is_of_no_routine_has_no_state_and_is_told_so(engine: Engine, archive: Archive) -> None:
+    agent = clerk(tools=["keep"], approvals=(FREE,))
+
+    run = await engine.start(agent, asks(call("keep", key="a", value=1)), says())
+    await engine.finish(run)
+
+    assert "not of a routine" in engine.model.heard()[-1][1]
+
+
+async def test_what_a_routine_preapproves_is_done_and_what_is_beyond_its_bounds_is_not(
+    engine: Engine, archive: Archive
+) -> None:
+    definition = routine(unattended="deny", preapproved=[{"tool": "pay", "when": {"amount": {"maximum": 10}}}])
+    small, large = call("pay", "call_1", amount=7), call("pay", "call_2", amount=70)
+    ticking = await Ticking.of(engine, definition, clerk(), asks(small, large), says())
+    await ticking.preapprove("ana")
+
+    result = await ticking.tick()
+    outside = await engine.start(clerk(), asks(small), says())
+    waiting = await engine.until(outside, "requires_action")
+
+    assert (result.status, archive.paid) == ("completed", [7])
+    assert waiting.waiting_for[0].tool == "pay"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"approvers": ("ben",)},
+        {"required": 2},
+        {"four_eyes": True},
+    ],
+    ids=["others decide", "two decide", "four eyes"],
+)
+async def test_preapproval_does_not_stand_in_for_people_that_the_plan_names(
+    engine: Engine, archive: Archive, rule: dict[str, Any]
+) -> None:
+    definition = routine(unattended="deny", preapproved=[{"tool": "pay"}])
+    agent = clerk(approvals=(ApprovalRule.model_validate({"tools": ("pay",)} | rule),))
+    ticking = await Ticking.of(engine, definition, agent, asks(call("pay", amount=7)), says())
+    await ticking.preapprove("ana")
+
+    result = await ticking.tick()
+
+    assert (result.status, archive.paid) == ("completed", [])
+
+
+async def test_a_timeout_covers_all_attempts_and_the_waits_between_them(engine: Engine, archive: Archive) -> None:
+    archive.broken_at = 0
+    definition = routine(timeout="10m", on_failure="retry", retry={"attempts": 10, "first": "4m", "factor": 1})
+    ticking = await Ticking.of(engine, definition, clerk(), files_pages(1))
+
+    result = await ticking.tick()
+
+    assert (result.status, result.attempts) == ("failed", 3)
+    assert "No time is left" in (result.message or "")
+
+
+async def test_a_tick_parks_at_an_approval_without_using_up_its_timeout(engine: Engine, archive: Archive) -> None:
+    ticking = await Ticking.of(engine, routine(timeout="10m"), clerk(), asks(call("pay", amount=7)), says("Paid."))
+    handle = await ticking.fire()
+    parked = await ticking.until(handle, lambda tick: tick.status == "parked")
+    overlapping = await ticking.tick()
+    await engine.env.sleep(timedelta(hours=5))
+
+    [approval] = await engine.client.approvals()
+    await engine.client.decide(
+        approval.run_id, Decision(approval=approval.id, digest=approval.digest, by="ana", verdict="approve")
+    )
+    result = await ticking.result(handle)
+
+    assert parked.run_id == approval.run_id
+    assert (overlapping.status, overlapping.reason) == ("skipped", "overlap")
+    assert (result.status, archive.paid) == ("completed", [7])
+
+
+async def test_hold_next_lets_no_tick_begin_until_the_approval_is_decided(engine: Engine, archive: Archive) -> None:
+    ticking = await Ticking.of(
+        engine,
+        routine(unattended="hold_next", overlap="allow_all"),
+        clerk(),
+        asks(call("pay", amount=7)),
+        says("Paid."),
+    )
+    handle = await ticking.fire()
+    await ticking.until(handle, lambda tick: tick.status == "parked")
+    held = await ticking.tick()
+    [approval] = await engine.client.approvals()
+    await engine.client.decide(
+        approval.run_id, Decision(approval=approval.id, digest=approval.digest, by="ana", verdict="reject")
+    )
+    await ticking.result(handle)
+
+    after = await ticking.tick()
+
+    assert (held.status, held.reason) == ("skipped", "held")
+    assert after.status == "completed"
+    assert archive.paid == []
+
+
+async def test_deny_rejects_at_once_and_tells_the_model_so(engine: Engine, archive: Archive) -> None:
+    ticking = await Ticking.of(
+        engine, routine(unattended="deny"), clerk(), asks(call("pay", amount=7)), says("Left the payment.")
+    )
+
+    result = await ticking.tick()
+
+    assert (result.status, archive.paid) == ("completed", [])
+    assert await engine.client.approvals(status=None) == []
+    said = engine.model.heard()[-1][1]
+    assert "nobody" in said.lower()
+    assert "do not" in said.lower()
+
+
+async def test_buffer_one_lets_one_wait_and_no_more(engine: Engine, archive: Archive) -> None:
+    ticking = await Ticking.of(
+        engine, routine(overlap="buffer_one"), clerk(), asks(call("pay", amount=1)), says("Done.")
+    )
+    first = await ticking.fire()
+    await ticking.until(first, lambda tick: tick.status == "parked")
+    second = await ticking.fire()
+    await ticking.until(second, lambda tick: tick.message is not None)
+    third = await ticking.tick()
+
+    [approval] = await engine.client.approvals()
+    await engine.client.decide(
+        approval.run_id, Decision(approval=approval.id, digest=approval.digest, by="ana", verdict="reject")
+    )
+    results = [await ticking.result(handle) for handle in (first, second)]
+
+    assert [result.status for result in (*results, third)] == ["completed", "completed", "skipped"]
+    assert "waits already" in (third.message or "")
+
+
+@pytest.mark.parametrize(("overlap", "status"), [("cancel_other", "cancelled"), ("terminate_other", "cancelled")])
+async def test_the_newer_tick_ends_the_older_one(engine: Engine, archive: Archive, overlap: str, status: str) -> None:
+    ticking = await Ticking.of(engine, routine(overlap=overlap), clerk(), asks(call("pay", amount=1)), says("Done."))
+    older = await ticking.fire()
+    parked = await ticking.until(older, lambda tick: tick.status == "parked")
+
+    newer = await ticking.tick()
+
+    assert newer.status == "completed"
+    assert (await ticking.ticks.get(older.id)).status == status
+    run = await Runs(engine.ledger).get(parked.run_id or "")
+    assert run.closed_at is not None
+    assert await engine.client.approvals() == []
+    ended = (await older.describe()).status
+    assert ended in (WorkflowExecutionStatus.CANCELED, WorkflowExecutionStatus.TERMINATED)
+
+
+async def test_a_conversation_goes_on_from_tick_to_tick(engine: Engine) -> None:
+    ticking = await Ticking.of(engine, routine(conversation="continue"), clerk(), says("One."), says("Two."))
+
+    first, second = await ticking.tick(), await ticking.tick()
+
+    threads = [(await ticking.ticks.get(result.tick)).thread_id for result in (first, second)]
+    assert threads[0] == threads[1]
+    assert ("assistant", "One.") in engine.model.heard()
+
+
+async def test_a_template_is_given_the_tick_before_and_what_happened(engine: Engine) -> None:
+    text = "{% if previous %}Since {{ previous.tick }}.{% else %}First.{% endif %} {{ event.title }}"
+    ticking = await Ticking.of(engine, routine(input=text), clerk(), says())
+
+    first = await ticking.tick(source="event", event={"title": "A bug"})
+    second = await ticking.tick(source="event", event={"title": "Another"})
+
+    assert (await ticking.ticks.get(first.tick)).input == "First. A bug"
+    assert (await ticking.ticks.get(second.tick)).input == f"Since {first.tick}. Another"
+
+
+async def test_a_template_that_does_not_fit_fails_the_tick_with_words(engine: Engine) -> None:
+    ticking = await Ticking.of(engine, routine(input="{{ event.title }}", on_failure="retry"), clerk(), says())
+
+    result = await ticking.tick()
+
+    assert (result.status, result.reason) == ("failed", "template_failed")
+    assert await ticking.alerts() == [("failed", result.tick)]
+
+
+async def test_a_tick_whose_request_makes_no_sense_ends(engine: Engine) -> None:
+    handle = await engine.client.temporal.start_workflow(
+        contract.TICK_WORKFLOW, {"routine": 7}, id="routine.nonsense", task_queue=contract.ENGINE_QUEUE
+    )
+
+    with pytest.raises(Exception, match="failed"):
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            await handle.result()
+
+
+async def test_a_cancelled_tick_ends_its_run_and_says_so(engine: Engine, archive: Archive) -> None:
+    ticking = await Ticking.of(engine, routine(), clerk(), asks(call("pay", amount=1)), says())
+    handle = await ticking.fire()
+    parked = await ticking.until(handle, lambda tick: tick.status == "parked")
+
+    await handle.cancel()
+    tick = await ticking.until(handle, lambda tick: tick.closed_at is not None)
+
+    assert (tick.status, tick.reason) == ("cancelled", "cancelled")
+    assert (await Runs(engine.ledger).get(parked.run_id or "")).status == "cancelled"
+
+
+async def test_no_more_ticks_run_at_once_than_the_settings_let(
+    env: WorkflowEnvironment, tmp_path: Path, archive: Archive
+) -> None:
+    from horarium.settings import RoutinesSettings, Settings
+
+    settings = Settings(root=tmp_path, routines=RoutinesSettings(max_ticks=2))
+    running: list[int] = []
+    most: list[int] = []
+
+    async def line(request: ModelRequest) -> Turn:
+        running.append(1)
+        most.append(len(running))
+        await asyncio.sleep(0.05)
+        running.pop()
+        return says()
+
+    async with running_engine(env, tmp_path, archive.tools(), settings=settings) as engine:
+        ticking = await Ticking.of(engine, routine(overlap="allow_all"), clerk(), line)
+        handles = [await ticking.fire() for _ in range(12)]
+        results = [await ticking.result(handle) for handle in handles]
+
+    assert [result.status for result in results] == ["completed"] * 12
+    assert max(most) <= 2
+
+
+async def test_a_missed_tick_that_comes_after_all_is_done(engine: Engine) -> None:
+    ticking = await Ticking.of(engine, routine(), clerk(), says())
+    at = (await engine.env.get_current_time()).replace(microsecond=0)
+    fire = MissedFire(
+        tick_id(ticking.routine.name, at), trigger="t", at=at, reason="engine_down", message="It did not fire."
+    )
+    await Lateness(engine.ledger).miss(await ticking.record(), [fire], at)
+    assert (await ticking.ticks.get(tick_id(ticking.routine.name, at))).status == "missed"
+
+    result = await ticking.tick(at=at)
+
+    assert result.status == "completed"
