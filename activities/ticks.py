@@ -24,6 +24,7 @@ from horarium.ledger.routines import Routines
 from horarium.ledger.runs import Runs
 from horarium.ledger.ticks import Opened, TickRecord, Ticks
 from horarium.project import AgentFiles
+from horarium.routines import Routine
 from horarium.settings import Settings
 from horarium.templates import Past, Tick, render, values_of
 from horarium.tick_protocol import (
@@ -45,6 +46,7 @@ from horarium.tick_protocol import (
 
 log = structlog.get_logger()
 
+IMPORTED = "foundry."
 OVERLAPPED = "The next tick of its routine ended it (`overlap: terminate_other`)."
 
 
@@ -114,7 +116,7 @@ class TickKeeper:
             tenant=tick.tenant,
             requested_by=routine.starter,
             resume_from=resumes,
-            metadata={"routine": routine.name, "tick": tick.id} | dict(list(routine.labels.items())[:14]),
+            metadata={"routine": routine.name, "tick": tick.id} | _labels(routine),
         )
         asked = request.model_copy(update={"input": text})
         await self._runs.create(
@@ -201,6 +203,12 @@ class TickKeeper:
             await self._temporal.get_workflow_handle(workflow).signal(signal, args=list(arguments))
         except RPCError as error:
             _unless_gone(error)
+
+
+def _labels(routine: Routine) -> dict[str, str]:
+    """Those that people gave; an imported routine keeps there what only Foundry knows."""
+    own = {name: value for name, value in routine.labels.items() if not name.startswith(IMPORTED)}
+    return dict(list(own.items())[:14])
 
 
 def _unless_gone(error: RPCError) -> None:

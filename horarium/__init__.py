@@ -21,6 +21,7 @@ from horarium.errors import (
     DigestMismatch,
     HorariumError,
     NotFound,
+    RoutineNotFound,
     RunExists,
     RunNotFound,
     ThreadBusy,
@@ -28,6 +29,15 @@ from horarium.errors import (
     ToolError,
     ToolUnavailable,
     Unreachable,
+)
+from horarium.routines import (
+    AtTrigger,
+    CronTrigger,
+    EventTrigger,
+    EveryTrigger,
+    Preapproved,
+    Retry,
+    Routine,
 )
 from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext, tool
 
@@ -43,6 +53,14 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "Limits",
     "Memory",
     "ModelSettings",
+    # schedule
+    "Routine",
+    "CronTrigger",
+    "EveryTrigger",
+    "AtTrigger",
+    "EventTrigger",
+    "Retry",
+    "Preapproved",
     # tools
     "tool",
     "Tool",
@@ -70,6 +88,7 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "NotFound",
     "RunNotFound",
     "AgentNotFound",
+    "RoutineNotFound",
     "ThreadNotFound",
     "ApprovalNotFound",
     "ToolUnavailable",

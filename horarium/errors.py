@@ -3,9 +3,11 @@
 HorariumError               code, a sentence, and what to do next
 ├── ConfigError             you can fix it before starting
 │   └── ToolImportClash     a tool imports a name that is the engine's here
-├── NotFound                RunNotFound, AgentNotFound, ThreadNotFound, ApprovalNotFound, ToolUnavailable, LinkInvalid
+├── NotFound                RunNotFound, AgentNotFound, ThreadNotFound, RoutineNotFound, ApprovalNotFound,
+│                           ToolUnavailable, LinkInvalid
 ├── Conflict                RunExists, ThreadBusy, AlreadyRunning, ApprovalAlreadyDecided, ApprovalExpired,
 │                           ApprovalWithdrawn, DigestMismatch, LinkUsed, LinkExpired
+├── TemplateFailed          a routine's input cannot be rendered (horarium/templates.py)
 ├── ArgumentsRejected       edited arguments that do not fit the tool
 ├── NotAnApprover           somebody else decides this
 ├── Unreachable             Temporal or the ledger does not answer

@@ -32,7 +32,6 @@ log = structlog.get_logger()
 
 MOST_ALERTS = 1_000  # of one look; what is left is found again by the next
 MOST_OPEN = 5_000  # ticks whose workflows are looked for
-SETTLES = timedelta(seconds=5)  # until a changed routine's schedules are what it says
 GRACE = timedelta(minutes=1)  # before what somebody else may be doing is done for them
 REST = timedelta(hours=6)  # between notes that nothing was due
 AT_ONCE = 8  # routines
@@ -137,7 +136,7 @@ class Watch:
         """Compare the fires that are due with the ticks, write down those that did not come."""
         routine = record.routine
         until = at - allowance(routine)
-        since = max(record.watched_until, record.changed_at + SETTLES)
+        since = record.watched_until
         if until <= since:
             return
         fires = await asyncio.to_thread(expected, routine, since, until, MOST_FIRES)

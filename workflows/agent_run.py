@@ -47,37 +47,43 @@ with workflow.unsafe.imports_passed_through():
     from horarium.ids import approval_id, step_id
     from horarium.people import same_person
     from horarium.protocol import AskedApprovals, Checked, ModelReply, RunPlan, SettledApprovals, ToolOutcome
-    from workflows.desk import ApprovalDesk, Question
-    from workflows.machine import (
+    from workflows.commands import (
         AskAgain,
-        Asked,
         AskPeople,
         CallModel,
         CallTool,
-        CancelRequested,
         Close,
         Command,
-        Decided,
         Escalate,
-        Escalated,
-        Event,
         Inquire,
-        Machine,
-        MachineState,
-        MessageQueued,
-        ModelReplied,
-        Refused,
         Remember,
-        Remembered,
-        Resolved,
         SettleApprovals,
         SettleCall,
         SettleInquiry,
         StopSteps,
         Tell,
+    )
+    from workflows.desk import ApprovalDesk, Question
+    from workflows.events import (
+        Asked,
+        CancelRequested,
+        Decided,
+        Escalated,
+        Event,
+        MessageQueued,
+        ModelReplied,
+        Refused,
+        Remembered,
+        Resolved,
         TimePassed,
         ToolSettled,
         next_event,
+    )
+    from workflows.machine import (
+        Machine,
+    )
+    from workflows.machine_state import (
+        MachineState,
     )
     from workflows.packing import packed, unpacked
 

@@ -7,27 +7,58 @@ handed over between any two events; a second driver can drive it too.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from pydantic import BaseModel, Field
-
 from horarium.content import shorten
-from horarium.contract import Resolution, Status, StepStatus, StepSummary, Usage, Waiting
+from horarium.contract import Resolution, Status, StepStatus, StepSummary, Waiting
 from horarium.ids import approval_id, question_id, step_id
 from horarium.protocol import (
     ApprovalOutcome,
     ApprovalRequest,
-    Ballot,
     Call,
     Gate,
     ModelReply,
     NoticeEvent,
     RunPlan,
     ToolOutcome,
+)
+from workflows.commands import (
+    AskAgain,
+    AskPeople,
+    CallModel,
+    CallTool,
+    Close,
+    Command,
+    Escalate,
+    Inquire,
+    Remember,
+    SettleApprovals,
+    SettleCall,
+    SettleInquiry,
+    StopSteps,
+    Tell,
+)
+from workflows.events import (
+    Asked,
+    CancelRequested,
+    Decided,
+    Escalated,
+    Event,
+    MessageQueued,
+    ModelReplied,
+    Refused,
+    Remembered,
+    Resolved,
+    TimePassed,
+    ToolSettled,
+)
+from workflows.machine_state import (
+    CallPhase,
+    CallState,
+    Ending,
+    MachineState,
 )
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -38,327 +69,6 @@ EXPIRED_AGAIN = (
     "Not done: people were asked for exactly this before, and nobody decided in time. They are not asked again in this "
     "run. Go on without it, or say what you could not do."
 )
-
-# ---- events
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReplied:
-    """`CallModel` came back."""
-
-    number: int
-    reply: ModelReply
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSettled:
-    """`CallTool` or `SettleCall` came back."""
-
-    number: int
-    outcome: ToolOutcome
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """`AskPeople` came back: decisions may arrive now, except on what was released or denied without one."""
-
-    numbers: tuple[int, ...]
-    released: tuple[int, ...] = ()
-    at: datetime | None = None
-    denied: tuple[tuple[int, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """An approval is decided: by these ballots, on this call when a person changed it."""
-
-    approval: str
-    ballots: tuple[Ballot, ...]
-    edited: Call | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Escalated:
-    """`Escalate` came back: others may decide as well."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """`SettleApprovals` came back: these tool steps are settled, unmade."""
-
-    numbers: tuple[int, ...]
-    again: tuple[tuple[int, str], ...] = ()  # of these the word did not count, and why: nothing was settled
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A person says how to go on with a held step or an unknown outcome; checked by `may_resolve`."""
-
-    resolution: Resolution
-    via: Literal["update", "signal"] = "signal"
-    key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MessageQueued:
-    """Somebody sent a message; the ledger has it under `ref`."""
-
-    ref: str
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """`Remember` came back."""
-
-    number: int
-    ok: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
-    """The run is to end now."""
-
-
-@dataclass(frozen=True, slots=True)
-class TimePassed:
-    """Nothing happened but time."""
-
-
-Event = (
-    ModelReplied
-    | ToolSettled
-    | Asked
-    | Decided
-    | Escalated
-    | Refused
-    | Resolved
-    | MessageQueued
-    | Remembered
-    | CancelRequested
-    | TimePassed
-)
-
-
-def next_event(events: deque[Event]) -> Event:
-    """The next event to handle: the oldest, but the clock after all others, so that a decision in time counts."""
-    for _ in range(len(events)):
-        if not isinstance(events[0], TimePassed):
-            break
-        events.rotate(-1)
-    return events.popleft()
-
-
-# ---- commands
-
-
-@dataclass(frozen=True, slots=True)
-class CallModel:
-    """Ask the model for its next turn."""
-
-    number: int
-    answered: tuple[str, ...]
-    messages: tuple[str, ...]
-    note: str | None
-    offer: str | None
-    closing: bool
-    permit: int
-
-
-@dataclass(frozen=True, slots=True)
-class CallTool:
-    """Perform one call, under the decision that released it."""
-
-    number: int
-    call: Call
-    approval: str | None
-    ballots: tuple[Ballot, ...]
-    permit: int
-    again: Resolution | None
-
-
-@dataclass(frozen=True, slots=True)
-class AskPeople:
-    """Put questions to people."""
-
-    requests: tuple[ApprovalRequest, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AskAgain:
-    """The worker that was to make the call did not accept the decision: the question is open again."""
-
-    approval: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Escalate:
-    """Nobody decided in time: let others decide as well, until `expires_at`."""
-
-    number: int
-    approval: str
-    expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Let people know."""
-
-    event: NoticeEvent
-    subject: str
-    occurrence: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Inquire:
-    """Put a question that only a person can settle into the inbox."""
-
-    question: str
-    kind: Literal["unknown_outcome", "held_step"]
-    number: int
-    call: Call | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class SettleInquiry:
-    """Write down how a person settled a question."""
-
-    question: str
-    resolution: Resolution
-    via: Literal["update", "signal"]
-    key: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SettleApprovals:
-    """Write down rejections, answers, expiries and withdrawals, and settle the calls they were about."""
-
-    outcomes: tuple[ApprovalOutcome, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SettleCall:
-    """Write down how a call was settled without being made: by a person, now or when it was asked for before."""
-
-    number: int
-    call: Call
-    status: Literal["completed", "skipped", "rejected"]
-    output: str
-    by: str | None
-    comment: str | None
-    resolution: Resolution | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StopSteps:
-    """Ask these steps, in flight, to stop; each still comes back."""
-
-    numbers: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Remember:
-    """Leave a memory of the run."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """End the run."""
-
-    status: Literal["completed", "incomplete", "failed", "cancelled"]
-    reason: str | None
-    message: str | None
-
-
-Command = (
-    CallModel
-    | CallTool
-    | AskPeople
-    | AskAgain
-    | Escalate
-    | Tell
-    | Inquire
-    | SettleInquiry
-    | SettleApprovals
-    | SettleCall
-    | StopSteps
-    | Remember
-    | Close
-)
-
-# ---- state
-
-CallPhase = Literal["asking", "asked", "running", "refusing", "held", "unknown", "settling", "settled"]
-
-
-class CallState(BaseModel):
-    """One call of the current turn."""
-
-    number: int
-    call: Call
-    phase: CallPhase
-    question: int | None = Field(default=None, description="Number of the approval step.")
-    ballots: tuple[Ballot, ...] = ()
-    expires_at: datetime | None = None
-    remind_at: datetime | None = None
-    told: int = Field(default=0, description="Notices so far; each is told apart by its number.")
-    escalated: bool = False
-    expired: bool = False
-    permit: int = 0
-    again: Resolution | None = None
-    was: Literal["held", "unknown"] = Field(default="held", description="Before a person said: do it again.")
-    message: str | None = None
-
-    @property
-    def waits_for_people(self) -> bool:
-        return self.phase in ("asked", "held", "unknown")
-
-    @property
-    def in_flight(self) -> bool:
-        return self.phase in ("asking", "running", "refusing", "settling")
-
-
-class Ending(BaseModel):
-    """How the run will end once nothing is in flight."""
-
-    status: Literal["completed", "incomplete", "failed", "cancelled"]
-    reason: str | None = None
-    message: str | None = None
-
-
-class MachineState(BaseModel):
-    """Everything a run is between two events."""
-
-    next_number: int = 1
-    turns: int = 0
-    usage: Usage = Usage()
-    malformed: int = 0
-    note: str | None = None
-    last_digest: str | None = None
-    repeats: int = 0
-    refusals: dict[str, str] = Field(default={}, description="Digest of a call that people refused, to their words.")
-    procedure_done: int = 0
-    answered: list[str] = []
-    messages: list[str] = []
-    calls: list[CallState] = []
-    model: Literal["none", "running", "held"] = "none"
-    model_number: int = 0
-    model_permit: int = 0
-    model_sent: tuple[int, int] = (0, 0)
-    remembering: bool = False
-    remembered: bool = False
-    ending: Ending | None = None
-    closed: bool = False
-    output: str = ""
-    output_truncated: bool = False
-    steps: list[StepSummary] = []
-    active: timedelta = timedelta(0)
-    active_since: datetime | None = None
 
 
 class Machine:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from horarium.ledger.schema import routines
 from horarium.problems import near_miss
 from horarium.routines import Routine
 
+SETTLES = timedelta(seconds=5)  # until a changed routine's schedules are what it says
+FIRES_BY = ("triggers", "start", "end", "enabled")
 ENGINE = "engine"  # who paused it, when nobody did
 ManagedBy = Literal["files", "orders"]
 
@@ -102,7 +104,7 @@ class Routines:
             "last_tick": None,
             "failures": 0,
             "failing_since": None,
-            "watched_until": at,
+            "watched_until": at + SETTLES,
             "created_at": at,
             "deleted_at": None,
             "translated_until": None,
@@ -125,6 +127,9 @@ class Routines:
                     changes = fresh
                     if before.routine.enabled != routine.enabled:
                         changes |= {key: anew[key] for key in ("paused", "pause_note", "paused_until", "paused_by")}
+                    if any(getattr(routine, name) != getattr(before.routine, name) for name in FIRES_BY):
+                        # What fires from now on was not expected to fire before.
+                        changes |= {"watched_until": at + SETTLES}
                     if routine.conversation != before.routine.conversation:
                         changes |= {"thread_id": None}
                 # Those of the definition before may be there until Temporal has been told.
@@ -174,7 +179,7 @@ class Routines:
             if not before.paused:
                 return before, False
             cleared: dict[str, Any] = {"paused": 0, "pause_note": None, "paused_until": None, "paused_by": None}
-            await _change(connection, before, **cleared, failures=0, watched_until=at)
+            await _change(connection, before, **cleared, failures=0, watched_until=at + SETTLES)
             await self._note(connection, name, before.tenant, "resumed", by, at, {})
             return await _alive(connection, name), True
 

@@ -19,9 +19,13 @@ from horarium.errors import HorariumError
 from horarium.ids import approval_id, step_id
 from horarium.protocol import Call, Gate, ModelReply, RunPlan, ToolOutcome
 from horarium.tools import Effect
+from workflows import commands as cmd
+from workflows import events as ev
 from workflows import machine as m
+from workflows import machine_state as st
 from workflows.desk import ApprovalDesk, Question
 
+ENDING = cmd.SettleApprovals | cmd.Close | cmd.SettleCall | cmd.AskAgain | cmd.SettleInquiry | cmd.Tell
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RUN = "run_1"
 TOOLS = ("look", "find", "pay", "ship")
@@ -131,7 +135,7 @@ class Books:
     expected: list[str] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
-    asked_of_model: m.CallModel | None = None
+    asked_of_model: cmd.CallModel | None = None
     asked_of_people: set[str] = field(default_factory=set)
     counted: dict[str, tuple[Decision, ...]] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
@@ -150,7 +154,7 @@ class Books:
     procedure_done: int = 0
     memories: int = 0
     active: timedelta = timedelta(0)
-    closes: list[m.Close] = field(default_factory=list)
+    closes: list[cmd.Close] = field(default_factory=list)
 
 
 class Simulation:
@@ -163,17 +167,17 @@ class Simulation:
         self.now = NOON
         self.machine = m.Machine(plan)
         self.desk = ApprovalDesk()
-        self.events: deque[m.Event] = deque()
+        self.events: deque[ev.Event] = deque()
         self.tasks: dict[int, Task] = {}
         self.books = Books(answered=list(plan.answered), unread=list(plan.messages), procedure_done=plan.procedure_done)
         self.log: list[Any] = []
         self.fair = False
         self._named = 0
-        self._stale_events: list[m.Event] = []
+        self._stale_events: list[ev.Event] = []
 
     # ---- the driver
 
-    def run(self) -> m.Close:
+    def run(self) -> cmd.Close:
         """Drive until the run is closed."""
         self.books.expected = [call.id for call in self.plan.pending]
         self._count_repeats(self.plan.pending)
@@ -192,11 +196,11 @@ class Simulation:
             handled += 1
             self.fair = handled > self.patience
             assert handled < self.patience + FAIR_EVENTS, "the run does not end"
-            commands = self._handle(m.next_event(self.events))
+            commands = self._handle(ev.next_event(self.events))
             if not self.machine.closed and self.dice(400) == 0:
                 return self._break()
 
-    def _handle(self, event: m.Event) -> list[m.Command]:
+    def _handle(self, event: ev.Event) -> list[cmd.Command]:
         step = timedelta(seconds=self.dice(20))
         if self.machine.in_flight:
             self.books.active += step
@@ -209,7 +213,7 @@ class Simulation:
         self._check(event, commands, ended_before=ended_before)
         return commands
 
-    def _hand_over(self, commands: list[m.Command]) -> list[m.Command]:
+    def _hand_over(self, commands: list[cmd.Command]) -> list[cmd.Command]:
         """Continue as new before anything of the last batch was begun."""
         if self.dice(3) == 0:  # a message that was being written
             assert self._handle(self._message()) == [], "the driver would drop what follows from a message here"
@@ -217,22 +221,22 @@ class Simulation:
         plan = RunPlan.model_validate(self.plan.model_dump(mode="json"))
         carried = [question.model_dump(mode="json", exclude_defaults=True) for question in self.desk.carried(keep=500)]
         self.desk = ApprovalDesk([Question.model_validate(item) for item in carried])
-        self.machine = m.Machine(plan, m.MachineState.model_validate(state))
+        self.machine = m.Machine(plan, st.MachineState.model_validate(state))
         again = self.machine.resume(self.now)
         self.log.append(("handed over", again))
         assert _by_number(again) == _by_number(commands), "what was not begun is commanded again, the same"
         self._check_standing()
         return again
 
-    def _begin(self, command: m.Command) -> None:
+    def _begin(self, command: cmd.Command) -> None:
         match command:
-            case m.CallModel() | m.CallTool() | m.SettleCall() | m.Remember():
+            case cmd.CallModel() | cmd.CallTool() | cmd.SettleCall() | cmd.Remember():
                 self._spawn(command.number, command)
-                if isinstance(command, m.CallTool):
+                if isinstance(command, cmd.CallTool):
                     self._begin_call(command)
-            case m.AskPeople():
+            case cmd.AskPeople():
                 self._spawn(-command.requests[0].number, command)
-            case m.SettleApprovals():
+            case cmd.SettleApprovals():
                 self._spawn(-command.outcomes[0].number, command)
                 for outcome in command.outcomes:
                     if outcome.status == "withdrawn":
@@ -240,29 +244,29 @@ class Simulation:
                         self.books.withdrawn.add(outcome.id)
                     if outcome.status == "expired":
                         self._expire(outcome)
-            case m.StopSteps():
+            case cmd.StopSteps():
                 for number in command.numbers:
                     if number in self.tasks:
                         self.tasks[number].stopped = True
-            case m.Close():
+            case cmd.Close():
                 self.books.closes.append(command)
 
-    def _begin_aside(self, command: m.Command) -> bool:
+    def _begin_aside(self, command: cmd.Command) -> bool:
         """What a hand-over would not command again begins before it."""
         match command:
-            case m.AskAgain(approval=approval):
+            case cmd.AskAgain(approval=approval):
                 self.desk.reopen(approval)
                 del self.books.counted[approval]
-            case m.Escalate():
+            case cmd.Escalate():
                 self._spawn(-command.number, command)
-            case m.Tell(event=event, subject=subject, occurrence=occurrence):
+            case cmd.Tell(event=event, subject=subject, occurrence=occurrence):
                 assert self.plan.notifies
                 assert (event, subject, occurrence) not in self.books.told, "each notice is sent once"
                 self.books.told.add((event, subject, occurrence))
-            case m.Inquire(question=question):
+            case cmd.Inquire(question=question):
                 assert question not in self.books.questions, "each question of the inbox is a new one"
                 self.books.questions[question] = False
-            case m.SettleInquiry(question=question):
+            case cmd.SettleInquiry(question=question):
                 # While a run ends, what really happened may still be said; the first word stands in the inbox.
                 if self.machine.state.ending is None:
                     assert self.books.questions[question] is False, "a question is settled once"
@@ -281,11 +285,11 @@ class Simulation:
         self.desk.expire(outcome.id, outcome.at)
         self.books.expired.add(outcome.id)
 
-    def _spawn(self, number: int, command: m.Command) -> None:
+    def _spawn(self, number: int, command: cmd.Command) -> None:
         assert number not in self.tasks, "one thing at a time is in flight for a step"
         self.tasks[number] = Task(command)
 
-    def _begin_call(self, command: m.CallTool) -> None:
+    def _begin_call(self, command: cmd.CallTool) -> None:
         """At the moment the effect may happen, all that releases it must be there."""
         permit = (command.number, command.permit)
         assert permit not in self.books.permits, "a call is made at most once for each permit"
@@ -331,9 +335,9 @@ class Simulation:
                 case 16:
                     self.events.append(self._message())
                 case 17 if self.dice(8) == 0:
-                    self.events.append(m.CancelRequested())
+                    self.events.append(ev.CancelRequested())
                 case 18:
-                    self.events.append(m.TimePassed())
+                    self.events.append(ev.TimePassed())
                 case 19:
                     self.events.append(self._stale())
                 case _:
@@ -349,17 +353,17 @@ class Simulation:
         if first.kind == "approval":
             deadline = self.machine.next_deadline()
             if deadline is not None and self.now >= deadline:
-                self.events.append(m.TimePassed())
+                self.events.append(ev.TimePassed())
                 return
             verdict = ("approve", "reject")[self.dice(2)]
             for by in ("ann", "bob"):
                 self._take(self._decision(first.id, verdict, by))
             if not self.events:
                 self.now += timedelta(seconds=300)
-                self.events.append(m.TimePassed())
+                self.events.append(ev.TimePassed())
         else:
             may = [v for v in ("retry", "supply", "skip", "fail") if self._may(first.id, v)]
-            self.events.append(m.Resolved(self._resolution(first.id, may[self.dice(len(may))])))
+            self.events.append(ev.Resolved(self._resolution(first.id, may[self.dice(len(may))])))
 
     def _may(self, step: str, verdict: str) -> bool:
         return self.machine.may_resolve(self._resolution(step, verdict)) is None
@@ -367,25 +371,25 @@ class Simulation:
     def _come_back(self, number: int) -> None:
         task = self.tasks.pop(number)
         match task.command:
-            case m.CallModel() as command:
-                self.events.append(m.ModelReplied(number, self._reply(command, task.stopped)))
-            case m.CallTool() as call:
+            case cmd.CallModel() as command:
+                self.events.append(ev.ModelReplied(number, self._reply(command, task.stopped)))
+            case cmd.CallTool() as call:
                 outcome = self._outcome(task.stopped, refusable=bool(call.ballots))
                 if outcome.status == "refused":  # nothing was begun
                     self.books.permits.discard((number, call.permit))
-                self.events.append(m.ToolSettled(number, outcome))
-            case m.Escalate() as escalation:
+                self.events.append(ev.ToolSettled(number, outcome))
+            case cmd.Escalate() as escalation:
                 approval = self.desk.get(escalation.approval)
                 people = tuple(dict.fromkeys((*approval.approvers, "cem"))) if approval and approval.approvers else ()
                 self.desk.escalate(escalation.approval, people, escalation.expires_at)
-                self.events.append(m.Escalated(escalation.number))
-            case m.SettleCall(status=status):
+                self.events.append(ev.Escalated(escalation.number))
+            case cmd.SettleCall(status=status):
                 # A zombie attempt may have settled it first: then that one's outcome stands.
                 stands = status if self.fair or self.dice(5) else "completed"
-                self.events.append(m.ToolSettled(number, ToolOutcome(status=stands)))
-            case m.Remember():
-                self.events.append(m.Remembered(number, ok=self.dice(4) > 0))
-            case m.AskPeople(requests=requests):
+                self.events.append(ev.ToolSettled(number, ToolOutcome(status=stands)))
+            case cmd.Remember():
+                self.events.append(ev.Remembered(number, ok=self.dice(4) > 0))
+            case cmd.AskPeople(requests=requests):
                 released = []
                 for request in requests:
                     self.books.asked_of_people.add(request.id)
@@ -395,11 +399,11 @@ class Simulation:
                     else:
                         self.desk.open(_question(request.id, request.call, step_id(RUN, request.guards), self.now))
                 numbers = tuple(request.guards for request in requests)
-                self.events.append(m.Asked(numbers, tuple(released), self.now))
-            case m.SettleApprovals(outcomes=outcomes):
-                self.events.append(m.Refused(tuple(outcome.guards for outcome in outcomes)))
+                self.events.append(ev.Asked(numbers, tuple(released), self.now))
+            case cmd.SettleApprovals(outcomes=outcomes):
+                self.events.append(ev.Refused(tuple(outcome.guards for outcome in outcomes)))
 
-    def _reply(self, command: m.CallModel, stopped: bool) -> ModelReply:
+    def _reply(self, command: cmd.CallModel, stopped: bool) -> ModelReply:
         dice = self.dice
         if stopped and dice(2):
             return ModelReply(status="failed", code="cancelled", message="The model was not asked.")
@@ -470,29 +474,29 @@ class Simulation:
         if taken.ballots:
             assert decision.approval not in self.books.counted
             self.books.counted[decision.approval] = tuple(ballot.decision for ballot in taken.ballots)
-            self.events.append(m.Decided(decision.approval, taken.ballots, taken.edited))
+            self.events.append(ev.Decided(decision.approval, taken.ballots, taken.edited))
 
     def _resolve(self) -> None:
         waiting = [w.id for w in self.machine.waiting_for() if w.kind != "approval"]
         step = waiting[self.dice(len(waiting))] if waiting else step_id(RUN, 1 + self.dice(9))
         resolution = self._resolution(step, ("retry", "supply", "skip", "fail")[self.dice(4)])
         if self.machine.may_resolve(resolution) is None:
-            self.events.append(m.Resolved(resolution))
+            self.events.append(ev.Resolved(resolution))
 
     def _resolution(self, step: str, verdict: Any) -> Resolution:
         output = "it went well" if verdict == "supply" else None
         return Resolution(step=step, verdict=verdict, by="ann", output=output)
 
-    def _message(self) -> m.MessageQueued:
-        return m.MessageQueued(f"message/{self._name()}")
+    def _message(self) -> ev.MessageQueued:
+        return ev.MessageQueued(f"message/{self._name()}")
 
-    def _stale(self) -> m.Event:
+    def _stale(self) -> ev.Event:
         """Something that came back before comes back once more, or comes from nowhere."""
         first = self.books.calls.get(1)
         number = 1 if first is not None and first.settled else 9_999
-        event: m.Event = m.ModelReplied(number, ModelReply())
+        event: ev.Event = ev.ModelReplied(number, ModelReply())
         if self.dice(2):
-            event = m.ToolSettled(number, ToolOutcome(status="completed"))
+            event = ev.ToolSettled(number, ToolOutcome(status="completed"))
         self._stale_events.append(event)
         return event
 
@@ -502,14 +506,14 @@ class Simulation:
 
     # ---- the books
 
-    def _account(self, event: m.Event, ended_before: bool) -> None:
+    def _account(self, event: ev.Event, ended_before: bool) -> None:
         books = self.books
         match event:
-            case m.ModelReplied(number, reply) if books.asked_of_model and number == books.asked_of_model.number:
+            case ev.ModelReplied(number, reply) if books.asked_of_model and number == books.asked_of_model.number:
                 self._account_turn(books.asked_of_model, reply, ended_before)
-            case m.ToolSettled(number, outcome) if number in books.calls:
+            case ev.ToolSettled(number, outcome) if number in books.calls:
                 self._account_call(books.calls[number], outcome, ended_before)
-            case m.Refused(numbers):
+            case ev.Refused(numbers):
                 for number in numbers:
                     made = books.calls[number]
                     made.settled += 1
@@ -519,14 +523,14 @@ class Simulation:
                     rejected = asked in books.counted and books.counted[asked][-1].verdict == "reject"
                     if asked not in books.withdrawn and (rejected or asked in books.expired):
                         books.refused.add(made.call.digest)
-            case m.MessageQueued(ref):
+            case ev.MessageQueued(ref):
                 books.unread.append(ref)
-            case m.Remembered():
+            case ev.Remembered():
                 books.memories += 1
             case _:
                 pass
 
-    def _account_turn(self, command: m.CallModel, reply: ModelReply, ended_before: bool) -> None:
+    def _account_turn(self, command: cmd.CallModel, reply: ModelReply, ended_before: bool) -> None:
         books = self.books
         books.usage = books.usage + reply.usage
         if reply.status == "failed":
@@ -562,18 +566,18 @@ class Simulation:
 
     # ---- the promises
 
-    def _check(self, event: m.Event | None, commands: list[m.Command], *, ended_before: bool) -> None:
+    def _check(self, event: ev.Event | None, commands: list[cmd.Command], *, ended_before: bool) -> None:
         fresh: set[int] = set()
         begun: set[int] = set()
         for command in commands:
             match command:
-                case m.CallModel():
+                case cmd.CallModel():
                     self._check_call_model(command, fresh)
                     begun.add(command.number)
-                case m.CallTool():
+                case cmd.CallTool():
                     self._enter(command.number, command.call, fresh)
                     begun.add(command.number)
-                case m.AskPeople(requests):
+                case cmd.AskPeople(requests):
                     for request in requests:
                         assert request.call.gated
                         again = self.plan.revision >= 1 and request.call.digest in self.books.refused
@@ -581,26 +585,27 @@ class Simulation:
                         assert request.number not in self.books.numbers | fresh
                         fresh.add(request.number)
                         self._enter(request.guards, request.call, fresh)
-                case m.SettleCall(number=number, call=call) if number not in self.books.calls:
+                case cmd.SettleCall(number=number, call=call) if number not in self.books.calls:
                     assert self.plan.revision >= 1
                     assert call.digest in self.books.refused, "only what people refused is refused without asking"
                     self._enter(number, call, fresh)
-                case m.Remember(number):
+                case cmd.Remember(number):
                     assert number not in self.books.numbers | fresh
                     fresh.add(number)
-                case m.StopSteps(numbers):
+                case cmd.StopSteps(numbers):
                     assert not begun & set(numbers), "what is stopped in the batch that begins it never comes back"
-                case m.Close():
+                case cmd.Close():
                     assert commands[-1] is command, "nothing follows the close"
                 case _:
                     pass
             if ended_before:
                 assert isinstance(
-                    command, m.SettleApprovals | m.Close | m.SettleCall | m.AskAgain | m.SettleInquiry | m.Tell
+                    command,
+                    cmd.SettleApprovals | cmd.Close | cmd.SettleCall | cmd.AskAgain | cmd.SettleInquiry | cmd.Tell,
                 ), "an ending run begins nothing"
         assert all(number > max(self.books.numbers, default=0) for number in fresh), "numbers only grow"
         self.books.numbers |= fresh
-        assert len([c for c in commands if isinstance(c, m.CallModel | m.Close)]) <= 1
+        assert len([c for c in commands if isinstance(c, cmd.CallModel | cmd.Close)]) <= 1
         self._check_standing()
 
     def _enter(self, number: int, call: Call, fresh: set[int]) -> None:
@@ -613,7 +618,7 @@ class Simulation:
         assert self.machine.state.ending is None
         books.calls[number] = Made(call)
 
-    def _check_call_model(self, command: m.CallModel, fresh: set[int]) -> None:
+    def _check_call_model(self, command: cmd.CallModel, fresh: set[int]) -> None:
         books, limits = self.books, self.plan.limits
         before = books.asked_of_model
         if before is not None:
@@ -672,15 +677,15 @@ class Simulation:
             assert (left is None) == (not machine.in_flight), "the clock stands while only people are waited for"
             assert left is None or left == self.plan.limits.wall_time - books.active
 
-    def _ended(self) -> m.Close:
+    def _ended(self) -> cmd.Close:
         """What must be true of every end."""
         books, machine, limits = self.books, self.machine, self.plan.limits
         assert len(books.closes) == 1
         close = books.closes[0]
-        aside = [task for task in self.tasks.values() if isinstance(task.command, m.Escalate)]
+        aside = [task for task in self.tasks.values() if isinstance(task.command, cmd.Escalate)]
         assert len(aside) == len(self.tasks), "the run closes when nothing is in flight"
         assert not machine.in_flight
-        for event in (m.TimePassed(), self._message(), m.CancelRequested(), m.ModelReplied(1, ModelReply())):
+        for event in (ev.TimePassed(), self._message(), ev.CancelRequested(), ev.ModelReplied(1, ModelReply())):
             assert machine.handle(event, self.now + timedelta(days=1)) == []
         for asked in books.asked_of_people:
             assert any(asked in ends for ends in (books.counted, books.withdrawn, books.expired, books.released)), (
@@ -719,32 +724,32 @@ class Simulation:
             case "failed", "cancelled":
                 raise AssertionError("a stopped model call is no failure")
             case "failed", "failed_by_person":
-                assert any(isinstance(event, m.Resolved) for event, _ in self.log)
+                assert any(isinstance(event, ev.Resolved) for event, _ in self.log)
             case "failed", "approval_expired":
                 assert books.expired
             case "cancelled", "cancelled":
-                assert any(isinstance(event, m.CancelRequested) for event, _ in self.log)
+                assert any(isinstance(event, ev.CancelRequested) for event, _ in self.log)
             case other:
                 raise AssertionError(f"a run ended {other}")
         return close
 
-    def _break(self) -> m.Close:
+    def _break(self) -> cmd.Close:
         """Something that must work did not: the run ends at once, and asks what is in flight to stop."""
         flying = {
             n
             for n, made in self.books.calls.items()
-            if n in self.tasks and isinstance(self.tasks[n].command, m.CallTool)
+            if n in self.tasks and isinstance(self.tasks[n].command, cmd.CallTool)
         }
         stop, close = self.machine.broke("ledger_gone", "The ledger is gone.")
-        assert isinstance(stop, m.StopSteps)
-        assert isinstance(close, m.Close)
+        assert isinstance(stop, cmd.StopSteps)
+        assert isinstance(close, cmd.Close)
         assert flying <= set(stop.numbers)
         assert (close.status, close.reason, self.machine.closed) == ("failed", "ledger_gone", True)
-        assert self.machine.handle(m.TimePassed(), self.now) == []
+        assert self.machine.handle(ev.TimePassed(), self.now) == []
         return close
 
 
-def _by_number(commands: list[m.Command]) -> list[m.Command]:
+def _by_number(commands: list[cmd.Command]) -> list[cmd.Command]:
     return sorted(commands, key=lambda command: getattr(command, "number", 0))
 
 

@@ -18,6 +18,8 @@ from horarium.ids import approval_id, step_id
 from horarium.protocol import Ballot, Call, ModelReply, RunPlan, ToolOutcome
 from horarium.tools import Effect
 from tests.core.simulation import NOON, Simulation, make_plan
+from workflows import commands as cmd
+from workflows import events as ev
 from workflows import machine as m
 
 HISTORIES = int(os.environ.get("HORARIUM_TEST_HISTORIES", "12000"))
@@ -99,37 +101,37 @@ class Story:
     def __init__(self, plan: RunPlan) -> None:
         self.machine = m.Machine(plan)
         self.now = NOON
-        self.told: list[m.Command] = self.machine.start(self.now)
+        self.told: list[cmd.Command] = self.machine.start(self.now)
 
-    def __call__(self, event: m.Event, after: timedelta = timedelta(0)) -> list[m.Command]:
+    def __call__(self, event: ev.Event, after: timedelta = timedelta(0)) -> list[cmd.Command]:
         self.now += after
         self.told = self.machine.handle(event, self.now)
         return self.told
 
-    def turn(self, *calls: Call, after: timedelta = timedelta(0), **more: Any) -> list[m.Command]:
+    def turn(self, *calls: Call, after: timedelta = timedelta(0), **more: Any) -> list[cmd.Command]:
         """The model answers what it was asked."""
         reply = ModelReply(**{"finish": "calls" if calls else "final", "calls": calls, **more})
-        return self(m.ModelReplied(self.machine.state.model_number, reply), after)
+        return self(ev.ModelReplied(self.machine.state.model_number, reply), after)
 
     def settle(self, number: int, status: Any = "completed", after: timedelta = timedelta(0), **more: Any) -> Any:
-        return self(m.ToolSettled(number, ToolOutcome(status=status, **more)), after)
+        return self(ev.ToolSettled(number, ToolOutcome(status=status, **more)), after)
 
-    def decide(self, number: int, verdict: Any = "approve", after: timedelta = timedelta(0)) -> list[m.Command]:
+    def decide(self, number: int, verdict: Any = "approve", after: timedelta = timedelta(0)) -> list[cmd.Command]:
         approval = approval_id(step_id("run_1", number))
         decision = Decision(approval=approval, digest="d", by="ann", verdict=verdict)
-        return self(m.Decided(approval, (Ballot(decision=decision, at=self.now, via="update"),)), after)
+        return self(ev.Decided(approval, (Ballot(decision=decision, at=self.now, via="update"),)), after)
 
-    def resolve(self, number: int, verdict: Any, **more: Any) -> list[m.Command]:
-        return self(m.Resolved(Resolution(step=step_id("run_1", number), verdict=verdict, by="ann", **more)))
+    def resolve(self, number: int, verdict: Any, **more: Any) -> list[cmd.Command]:
+        return self(ev.Resolved(Resolution(step=step_id("run_1", number), verdict=verdict, by="ann", **more)))
 
 
-def kinds(commands: list[m.Command]) -> list[str]:
+def kinds(commands: list[cmd.Command]) -> list[str]:
     return [type(command).__name__ for command in commands]
 
 
-def close(commands: list[m.Command]) -> m.Close:
+def close(commands: list[cmd.Command]) -> cmd.Close:
     last = commands[-1]
-    assert isinstance(last, m.Close)
+    assert isinstance(last, cmd.Close)
     return last
 
 
@@ -138,35 +140,35 @@ def test_reads_are_made_at_once_and_external_calls_after_their_approval() -> Non
 
     begun = story.turn(call("look", "a"), call("pay", "b"))
     assert kinds(begun) == ["CallTool", "AskPeople"]
-    assert story(m.Asked((4,))) == []
+    assert story(ev.Asked((4,))) == []
     assert story.settle(2) == []
     assert story.machine.status == "requires_action"
 
     assert kinds(story.decide(4)) == ["CallTool"]
     [ask] = story.settle(4)
-    assert isinstance(ask, m.CallModel)
+    assert isinstance(ask, cmd.CallModel)
     assert ask.answered == ("run_1/0002", "run_1/0004")
 
 
 def test_a_rejected_call_is_never_made_and_is_answered_in_its_place() -> None:
     story = Story(plan())
     story.turn(call("pay", "a"), call("look", "b"))
-    story(m.Asked((3,)))
+    story(ev.Asked((3,)))
     story.settle(4)
 
     [written] = story.decide(3, "reject")
-    assert isinstance(written, m.SettleApprovals)
-    [ask] = story(m.Refused((3,)))
-    assert isinstance(ask, m.CallModel)
+    assert isinstance(written, cmd.SettleApprovals)
+    [ask] = story(ev.Refused((3,)))
+    assert isinstance(ask, cmd.CallModel)
     assert ask.answered == ("run_1/0003", "run_1/0004")
 
 
 def test_a_message_that_comes_while_the_model_gives_its_last_answer_gets_another_turn() -> None:
     story = Story(plan())
-    story(m.MessageQueued("one more thing"))
+    story(ev.MessageQueued("one more thing"))
 
     [ask] = story.turn(output="Done.")
-    assert isinstance(ask, m.CallModel)
+    assert isinstance(ask, cmd.CallModel)
     assert ask.messages == ("one more thing",)
     assert close(story.turn(output="Now done.")).status == "completed"
     assert story.machine.state.output == "Now done."
@@ -175,18 +177,18 @@ def test_a_message_that_comes_while_the_model_gives_its_last_answer_gets_another
 def test_a_message_that_comes_while_the_memory_is_written_gets_another_turn_and_no_second_memory() -> None:
     story = Story(plan(remembers=True))
     assert kinds(story.turn(output="Done.")) == ["Remember"]
-    story(m.MessageQueued("one more thing"))
+    story(ev.MessageQueued("one more thing"))
 
-    assert kinds(story(m.Remembered(2, ok=True))) == ["CallModel"]
+    assert kinds(story(ev.Remembered(2, ok=True))) == ["CallModel"]
     assert kinds(story.turn(output="Now done.")) == ["Close"]
 
 
 def test_a_message_after_the_last_answer_begins_no_turn_beyond_the_budget() -> None:
     story = Story(plan(remembers=True, limits={"max_tokens": 10}))
     story.turn(output="Done.", usage=Usage(input_tokens=20))
-    story(m.MessageQueued("one more thing"))
+    story(ev.MessageQueued("one more thing"))
 
-    assert close(story(m.Remembered(2, ok=True))).reason == "max_tokens"
+    assert close(story(ev.Remembered(2, ok=True))).reason == "max_tokens"
 
 
 def test_the_same_call_too_often_in_a_row_is_stopped_also_within_one_turn() -> None:
@@ -210,11 +212,11 @@ def test_time_that_is_up_when_a_step_comes_back_begins_no_other() -> None:
 def test_time_that_is_up_when_a_decision_comes_makes_no_call() -> None:
     story = Story(plan())
     story.turn(call("look", "a"), call("pay", "b"))
-    story(m.Asked((4,)))
+    story(ev.Asked((4,)))
 
     assert kinds(story.decide(4, after=timedelta(minutes=2))) == ["StopSteps", "SettleApprovals"]
     story.settle(2, "cancelled")
-    assert close(story(m.Refused((4,)))).reason == "wall_time"
+    assert close(story(ev.Refused((4,)))).reason == "wall_time"
 
 
 def test_a_final_answer_that_comes_late_is_an_answer() -> None:
@@ -227,14 +229,14 @@ def test_a_run_that_has_its_answer_is_not_stopped_while_it_writes_its_memory() -
     story = Story(plan(remembers=True))
     story.turn(output="Done.")
 
-    assert story(m.TimePassed(), timedelta(hours=1)) == []
-    assert close(story(m.Remembered(2, ok=True))).status == "completed"
+    assert story(ev.TimePassed(), timedelta(hours=1)) == []
+    assert close(story(ev.Remembered(2, ok=True))).status == "completed"
 
 
 def test_the_clock_stands_while_only_people_are_waited_for() -> None:
     story = Story(plan())
     story.turn(call("pay"), after=timedelta(seconds=20))
-    story(m.Asked((3,)), after=timedelta(seconds=10))
+    story(ev.Asked((3,)), after=timedelta(seconds=10))
     assert story.machine.time_left(story.now) is None
 
     assert kinds(story.decide(3, after=timedelta(days=30))) == ["CallTool"]
@@ -244,29 +246,29 @@ def test_the_clock_stands_while_only_people_are_waited_for() -> None:
 def test_cancelling_stops_what_is_in_flight_withdraws_what_is_asked_and_then_closes() -> None:
     story = Story(plan())
     story.turn(call("look", "a"), call("pay", "b"))
-    story(m.Asked((4,)))
+    story(ev.Asked((4,)))
 
-    stop, withdraw = story(m.CancelRequested())
-    assert stop == m.StopSteps((2,))
-    assert isinstance(withdraw, m.SettleApprovals)
+    stop, withdraw = story(ev.CancelRequested())
+    assert stop == cmd.StopSteps((2,))
+    assert isinstance(withdraw, cmd.SettleApprovals)
     assert [outcome.status for outcome in withdraw.outcomes] == ["withdrawn"]
     assert story.settle(2, "cancelled") == []
-    assert close(story(m.Refused((4,)))).status == "cancelled"
+    assert close(story(ev.Refused((4,)))).status == "cancelled"
 
 
 def test_a_question_that_was_being_asked_when_the_run_was_cancelled_is_withdrawn() -> None:
     story = Story(plan())
     story.turn(call("pay"))
-    story(m.CancelRequested())
+    story(ev.CancelRequested())
 
-    assert kinds(story(m.Asked((3,)))) == ["SettleApprovals"]
+    assert kinds(story(ev.Asked((3,)))) == ["SettleApprovals"]
 
 
 def test_a_call_is_not_retried_once_the_run_is_ending() -> None:
     story = Story(plan())
     story.turn(call("look", "a"), call("look", "b"))
     story.settle(2, "unknown")
-    story(m.CancelRequested())
+    story(ev.CancelRequested())
 
     assert "is ending" in (story.machine.may_resolve(Resolution(step="run_1/0002", verdict="retry", by="ann")) or "")
     assert story.resolve(2, "retry") == []
@@ -307,14 +309,14 @@ def test_a_procedure_goes_on_when_its_call_was_made_or_refused_and_not_when_it_f
     for status in ("failed", "completed"):
         story.turn(call("look"))
         [ask] = story.settle(story.machine.state.calls[0].number, status)
-        assert isinstance(ask, m.CallModel)
+        assert isinstance(ask, cmd.CallModel)
         offers.append((ask.offer, ask.closing))
     story.turn(call("pay"))
     number = story.machine.state.calls[0].number
-    story(m.Asked((number,)))
+    story(ev.Asked((number,)))
     story.decide(number, "reject")
-    [ask] = story(m.Refused((number,)))
-    assert isinstance(ask, m.CallModel)
+    [ask] = story(ev.Refused((number,)))
+    assert isinstance(ask, cmd.CallModel)
 
     assert [*offers, (ask.offer, ask.closing)] == [("look", False), ("pay", False), (None, True)]
 
@@ -324,13 +326,13 @@ def test_a_resumed_run_first_makes_the_calls_it_owes_under_the_approval_that_sta
     story = Story(plan(pending=owed, answered=("run_0/0002",), messages=("run_1/input",)))
 
     made, asks = story.told
-    assert isinstance(made, m.CallTool)
+    assert isinstance(made, cmd.CallTool)
     assert (made.approval, made.ballots) == ("apr_old", ())
-    assert isinstance(asks, m.AskPeople)
+    assert isinstance(asks, cmd.AskPeople)
     assert [request.guards for request in asks.requests] == [3]
     story.settle(1)
-    story(m.Asked((3,)))
+    story(ev.Asked((3,)))
     story.decide(3)
     [ask] = story.settle(3)
-    assert isinstance(ask, m.CallModel)
+    assert isinstance(ask, cmd.CallModel)
     assert (ask.answered, ask.messages) == (("run_0/0002", "run_1/0001", "run_1/0003"), ("run_1/input",))

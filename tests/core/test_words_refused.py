@@ -10,7 +10,8 @@ import pytest
 from horarium.ids import approval_id, question_id, step_id
 from tests.core.test_desk import NOON, decision, question
 from tests.core.test_machine import Story, call, kinds, plan
-from workflows import machine as m
+from workflows import commands as cmd
+from workflows import events as ev
 from workflows.desk import ApprovalDesk
 
 
@@ -19,7 +20,7 @@ def asked() -> Story:
     """A run that waits for people's word on one call; its step is number 3."""
     story = Story(plan(revision=1))
     story.turn(call("pay"))
-    story(m.Asked((3,)))
+    story(ev.Asked((3,)))
     return story
 
 
@@ -27,16 +28,16 @@ def asked() -> Story:
 def test_a_refusal_that_was_not_taken_leaves_the_call_to_be_decided(asked: Story, verdict: Any) -> None:
     asked.decide(3, verdict)
 
-    again = asked(m.Refused((3,), ((3, "It carries no proof."),)))
+    again = asked(ev.Refused((3,), ((3, "It carries no proof."),)))
 
-    assert again == [m.AskAgain(approval_id(step_id("run_1", 3)), "It carries no proof.")]
+    assert again == [cmd.AskAgain(approval_id(step_id("run_1", 3)), "It carries no proof.")]
     assert [item.kind for item in asked.machine.waiting_for()] == ["approval"]
     assert kinds(asked.decide(3, "approve")) == ["CallTool"]
 
 
 def test_a_call_whose_rejection_was_not_taken_is_not_rejected_when_the_model_asks_again(asked: Story) -> None:
     asked.decide(3, "reject")
-    asked(m.Refused((3,), ((3, "It carries no proof."),)))
+    asked(ev.Refused((3,), ((3, "It carries no proof."),)))
     asked.decide(3, "approve")
     asked.settle(3)
 
@@ -45,12 +46,12 @@ def test_a_call_whose_rejection_was_not_taken_is_not_rejected_when_the_model_ask
 
 def test_a_run_that_ends_withdraws_a_question_whose_refusal_was_not_taken(asked: Story) -> None:
     asked.decide(3, "reject")
-    asked(m.CancelRequested())
+    asked(ev.CancelRequested())
 
-    again = asked(m.Refused((3,), ((3, "It carries no proof."),)))
+    again = asked(ev.Refused((3,), ((3, "It carries no proof."),)))
 
     assert kinds(again) == ["AskAgain", "SettleApprovals"]
-    assert kinds(asked(m.Refused((3,)))) == ["Close"]
+    assert kinds(asked(ev.Refused((3,)))) == ["Close"]
 
 
 @pytest.mark.parametrize("verdict", ["supply", "skip"])
@@ -64,7 +65,7 @@ def test_a_word_on_an_unknown_outcome_that_was_not_taken_leaves_the_same_questio
     again = asked.settle(3, "refused", message="It carries no proof.")
 
     [inquiry] = again
-    assert isinstance(inquiry, m.Inquire)
+    assert isinstance(inquiry, cmd.Inquire)
     assert (inquiry.question, inquiry.kind) == (question_id(step_id("run_1", 3), "unknown", 0), "unknown_outcome")
     assert [item.question for item in asked.machine.waiting_for()] == [inquiry.question]
     assert kinds(asked.resolve(3, "retry")) == ["SettleInquiry", "CallTool"]

@@ -565,7 +565,7 @@ async def test_doctor_says_when_the_watch_last_looked_and_that_it_was_paused_by_
         async with asyncio.timeout(20):
             await look_now(handle)
         good = of_watch(await handle.describe(), now())
-        silent = of_watch(await handle.describe(), now() + AN_HOUR)
+        silent = of_watch(await handle.describe(), now() + AN_HOUR + A_MINUTE)
         await handle.pause(note="moving house")
         paused = of_watch(await handle.describe(), now())
 
