@@ -15,9 +15,11 @@ from activities.alerts import Alerter
 from activities.bookkeeping import Bookkeeping
 from activities.call_model import ModelCaller
 from activities.catalog import Catalog
+from activities.deciding import Deciding
 from activities.memory import MemoryWriter
 from activities.models.router import Models
 from activities.notify import Notifier
+from activities.opening import Opening
 from activities.ticks import TickKeeper
 from horarium.connection import connect
 from horarium.contract import ENGINE_QUEUE
@@ -79,8 +81,8 @@ async def serve_engine(
     tools = ToolHost(
         ledger, project.tools.values(), threads=settings.worker.max_steps, keys=keys, require_proof=required
     )
-    bookkeeping = Bookkeeping(ledger, catalog, temporal, AgentFiles(settings), settings)
-    keeper = TickKeeper(ledger, temporal, settings, AgentFiles(settings))
+    files = AgentFiles(settings)
+    keeper = TickKeeper(ledger, temporal, settings, files)
     activities: list[Callable[..., Any]] = [
         ModelCaller(ledger, models, catalog).call_model,
         MemoryWriter(ledger, catalog).write_memory,
@@ -88,7 +90,9 @@ async def serve_engine(
         Notifier(ledger, settings).notify,
         Alerter(ledger, settings, next_fire).send_alert,
         Orders(ledger, temporal, settings).obey_order,
-        *_bookkeeping(bookkeeping),
+        Opening(ledger, catalog, temporal, files, settings).open_run,
+        *_deciding(Deciding(ledger, catalog, settings)),
+        *_bookkeeping(Bookkeeping(ledger, temporal)),
         *_of_ticks(keeper),
         *_of_watch(Watch(ledger, temporal, converge=Deployment(ledger, temporal).converge, end_gone=keeper.end_gone)),
     ]
@@ -121,19 +125,19 @@ def _of_watch(watch: Watch) -> list[Callable[..., Any]]:
     return [watch.watch_routines, watch.account_routines]
 
 
-def _bookkeeping(book: Bookkeeping) -> list[Callable[..., Any]]:
+def _deciding(deciding: Deciding) -> list[Callable[..., Any]]:
     return [
-        book.open_run,
-        book.write_message,
-        book.ask_approvals,
-        book.settle_approvals,
-        book.check_decision,
-        book.check_resolution,
-        book.record_vote,
-        book.escalate,
-        book.open_question,
-        book.settle_question,
-        book.settle_step,
-        book.mark_run,
-        book.close_run,
+        deciding.ask_approvals,
+        deciding.settle_approvals,
+        deciding.check_decision,
+        deciding.check_resolution,
+        deciding.record_vote,
+        deciding.escalate,
+        deciding.open_question,
+        deciding.settle_question,
+        deciding.settle_step,
     ]
+
+
+def _bookkeeping(book: Bookkeeping) -> list[Callable[..., Any]]:
+    return [book.write_message, book.mark_run, book.close_run]

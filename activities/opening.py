@@ -1,0 +1,331 @@
+"""The activity `open_run`: all that a run needs before its first step, and what it owes to the one it resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client as TemporalClient
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.catalog import Catalog
+from activities.gating import Gatekeeper
+from horarium.content import call_digest
+from horarium.contract import RunRequest
+from horarium.definitions import Agent
+from horarium.errors import (
+    ConfigError,
+    Conflict,
+    RunNotFound,
+    ToolUnavailable,
+)
+from horarium.ids import RUN_ID, idempotency_key, step_id, thread_id_for_run
+from horarium.ledger.agents import Agents, ServedTool
+from horarium.ledger.approvals import Approvals
+from horarium.ledger.database import Ledger
+from horarium.ledger.journal import Journal, StepClaim, StepRecord
+from horarium.ledger.runs import Runs
+from horarium.ledger.threads import ThreadMessage, Threads
+from horarium.plans import plan_problems
+from horarium.project import AgentFiles
+from horarium.protocol import (
+    OPEN_RUN,
+    REVISION,
+    Call,
+    OpenRun,
+    RunPlan,
+)
+from horarium.settings import Settings, notifies
+from horarium.tools import Effect
+from horarium.turns import StoredCall, stored_turn
+
+RESUMED_RUNS = 1_000  # in a row, of which four eyes keep the starters out
+OPEN_PATIENCE = 60  # attempts, some seconds apart, for a tool worker that is still starting
+ENDED = (
+    WorkflowExecutionStatus.COMPLETED,
+    WorkflowExecutionStatus.FAILED,
+    WorkflowExecutionStatus.CANCELED,
+    WorkflowExecutionStatus.TERMINATED,
+    WorkflowExecutionStatus.TIMED_OUT,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """What an earlier run left open: calls to make, and steps whose answers the model has not seen."""
+
+    calls: tuple[Call, ...] = ()
+    answered: tuple[str, ...] = ()
+    procedure_done: int = 0
+
+
+class Opening:
+    """The activity `open_run` and what it needs."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        catalog: Catalog,
+        temporal: TemporalClient,
+        agents: AgentFiles | None,
+        settings: Settings,
+    ) -> None:
+        self._runs = Runs(ledger)
+        self._threads = Threads(ledger)
+        self._agents = Agents(ledger)
+        self._approvals = Approvals(ledger)
+        self._gatekeeper = Gatekeeper(ledger)
+        self._journal = Journal(ledger)
+        self._catalog = catalog
+        self._temporal = temporal
+        self._files = agents
+        self._worker = settings.worker
+        self._settings = settings
+
+    @activity.defn(name=OPEN_RUN)
+    async def open_run(self, opening: OpenRun) -> RunPlan:
+        """Settle everything a run needs before its first step: agent version, thread, limits, what it resumes.
+
+        Raises:
+            AgentNotFound, ThreadNotFound, ThreadBusy, ToolUnavailable, Conflict: It cannot begin.
+        """
+        run, request = opening.run, opening.request
+        if not RUN_ID.match(run):
+            raise Conflict(
+                f"{run!r} cannot be a run's id.", hint="Use at most 200 letters, digits, '-', '_', '.' or ':'."
+            )
+        await self._refresh(request.agent)
+        version = await self._agents.get(request.agent, request.version)
+        agent = version.agent
+        served = await self._tools_are_served(agent)
+        not_by = await self._starters(request)
+        self._plan_can_be_kept(agent, served, not_by)
+        thread = await self._thread_of(run, request)
+        owed = await self._owed(run, request, agent, thread)
+        await self._release_if_gone(thread, run)
+        messages = await self._runs.open(
+            run, thread, request, version.version, answered=owed.answered, owes_calls=bool(owed.calls)
+        )
+        return RunPlan(
+            run=run,
+            thread=thread,
+            agent=agent.name,
+            version=version.version,
+            limits=request.limits or agent.limits,
+            on_step_failure=agent.on_step_failure,
+            procedure=agent.procedure,
+            remembers=agent.memory is not None,
+            model_timeout=agent.settings.timeout + timedelta(seconds=30),
+            heartbeat_timeout=self._worker.heartbeat_timeout,
+            continue_as_new_after=request.continue_as_new_after or self._worker.continue_as_new_after,
+            pending=owed.calls,
+            answered=owed.answered if owed.calls else (),
+            messages=messages,
+            procedure_done=owed.procedure_done,
+            revision=REVISION,
+            require_proof=self._settings.approvals.require_proof,
+            notifies=notifies(self._settings),
+            not_by=not_by,
+        )
+
+    async def _starters(self, request: RunRequest) -> tuple[str, ...]:
+        """Who started the run, and those that it goes on with: the people that four eyes keep out."""
+        starters, before = [request.requested_by], request.resume_from
+        for _ in range(RESUMED_RUNS):
+            if before is None:
+                break
+            record = await self._runs.get(before)
+            starters.append(record.requested_by)
+            before = record.resume_from
+        return tuple(dict.fromkeys(name for name in starters if name))
+
+    def _plan_can_be_kept(self, agent: Agent, served: Mapping[str, ServedTool], not_by: tuple[str, ...]) -> None:
+        """Refuse a run whose approvals nobody could ever give.
+
+        Raises:
+            ConfigError: The plan names roles or arguments that are not there, or too few people.
+            Conflict: It wants four eyes, and nobody said who starts the run, or nobody else is left to decide.
+        """
+        tools = {name: tool.spec for name, tool in served.items()}
+        problems = plan_problems(agent, self._settings, tools=tools)
+        if problems:
+            raise ConfigError(f"The approval plan of {agent.name!r} cannot be kept: {problems[0]}")
+        alone = plan_problems(agent, self._settings, not_by=not_by)
+        if alone:
+            raise Conflict(
+                f"The approval plan of {agent.name!r} cannot be kept in this run: {alone[0]}.",
+                hint="Let somebody else start it, or name more approvers.",
+            )
+        if not not_by and any(rule.four_eyes for rule in agent.approvals):
+            raise Conflict(
+                f"The approval plan of {agent.name!r} wants four eyes, and nobody said who starts this run.",
+                hint="Start it with `requested_by`.",
+            )
+
+    async def _refresh(self, name: str) -> None:
+        """An edited definition counts from the next run on, without a restart."""
+        if self._files is not None:
+            agent = self._files.current().get(name)
+            if agent is not None:
+                await self._agents.register(agent)
+
+    async def _tools_are_served(self, agent: Agent) -> dict[str, ServedTool]:
+        try:
+            return await self._catalog.tools(agent.tools)
+        except ToolUnavailable as error:
+            last = activity.info().attempt >= OPEN_PATIENCE
+            raise ApplicationError(
+                str(error), type=error.code, non_retryable=last, next_retry_delay=timedelta(seconds=1)
+            ) from error
+
+    async def _thread_of(self, run: str, request: RunRequest) -> str:
+        if request.resume_from is None:
+            return request.thread or thread_id_for_run(run)
+        origin = await self._runs.get(request.resume_from)
+        if origin.tenant != request.tenant:
+            raise RunNotFound(f"There is no run {request.resume_from!r}.")
+        if request.thread not in (None, origin.thread_id):
+            raise Conflict(
+                f"Run {origin.id} is of thread {origin.thread_id}, not {request.thread}.", hint="Leave `thread` out."
+            )
+        if origin.closed_at is None and not await self._is_gone(origin.id):
+            raise Conflict(f"Run {origin.id} is still open.", hint=f"Watch it: horarium runs watch {origin.id}")
+        if origin.status == "completed" and request.input is None:
+            raise Conflict(f"Run {origin.id} is completed: nothing is left to resume.", hint="Give an input to go on.")
+        return origin.thread_id
+
+    async def _release_if_gone(self, thread: str, run: str) -> None:
+        """A run that was terminated in Temporal could not close itself: do it for it, or leave it its thread."""
+        holder = await self._threads.holder(thread)
+        if holder not in (None, run) and await self._is_gone(holder):
+            await self._runs.close_gone(holder)
+
+    async def _is_gone(self, run: str) -> bool:
+        try:
+            description = await self._temporal.get_workflow_handle(run).describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return True
+            raise
+        return description.status in ENDED
+
+    # ---- what is owed
+
+    async def _owed(self, run: str, request: RunRequest, agent: Agent, thread: str) -> _Owed:
+        """Look at the end of the thread for calls that were asked for and have no answer yet.
+
+        The run that resumes their run makes them, under their own keys. Any other run only answers them, because
+        every provider insists that a call has an answer.
+        """
+        messages = await self._threads.read(thread)
+        asked = _last_unanswered(messages)
+        if asked is None:
+            return _Owed(procedure_done=await self._procedure_done(request, agent))
+        turn_message, answered_ids = asked
+        origin, number = turn_message.run_id or "", turn_message.step or 0
+        steps = {step.call_id: step for step in await self._journal.of_run(origin) if step.kind == "tool_call"}
+        resumes = request.resume_from is not None
+        calls: list[Call] = []
+        answered: list[str] = []
+        for stored in stored_turn(turn_message.output or "{}").calls:
+            if stored.problem is not None or stored.id in answered_ids:
+                continue
+            step = steps.get(stored.id)
+            if step is not None and _is_answered(step, resumes=resumes):
+                answered.append(step_id(step.run_id, step.number))
+            elif resumes:
+                made = await self._call_again(origin, number, stored, step)
+                calls.append(await self._gated(made, run, request, agent, thread, json.loads(stored.arguments)))
+            else:
+                answered.append(await self._never_made(origin, number, stored.id, stored.name, step))
+        return _Owed(tuple(calls), tuple(answered), await self._procedure_done(request, agent))
+
+    async def _gated(
+        self, call: Call, run: str, request: RunRequest, agent: Agent, thread: str, arguments: dict[str, Any]
+    ) -> Call:
+        if call.approved_in is not None:
+            return call.model_copy(update={"gated": True})
+        spec = (await self._catalog.tools([call.tool]))[call.tool].spec
+        return await self._gatekeeper.gated(call, agent, spec, arguments, run=run, thread=thread, tenant=request.tenant)
+
+    async def _call_again(self, origin: str, number: int, stored: StoredCall, step: StepRecord | None) -> Call:
+        served = (await self._catalog.tools([stored.name]))[stored.name]
+        digest = call_digest(stored.name, served.spec.schema_digest, json.loads(stored.arguments))
+        key = step.key if step is not None and step.key else idempotency_key(origin, f"{stored.id}.{number}")
+        approved_in, released = await self._standing_approval(origin, step, digest)
+        return Call(
+            id=stored.id,
+            tool=stored.name,
+            digest=released or digest,
+            edited=released not in (None, digest),
+            key=key,
+            source=step_id(origin, number),
+            effect=served.spec.effect,
+            queue=self._catalog.queue_of(served),
+            timeout=served.spec.timeout,
+            approved_in=approved_in,
+        )
+
+    async def _standing_approval(
+        self, origin: str, step: StepRecord | None, digest: str
+    ) -> tuple[str | None, str | None]:
+        """The approval that released this call in the run that is resumed, and the digest that it released."""
+        if step is None:
+            return None, None
+        for approval in await self._approvals.of_run(origin):
+            asked = approval.kind == "approval" and approval.guards == step.number and approval.digest == digest
+            # What a plan or a grant released is looked up anew: it may have been revoked.
+            by_person = approval.decided_via in ("update", "signal")
+            if asked and by_person and approval.status == "approved":
+                return approval.id, approval.decided_digest
+        return None, None
+
+    async def _never_made(self, origin: str, number: int, call_id: str, name: str, step: StepRecord | None) -> str:
+        """Settle, for the model's eyes, a call of an ended run that nobody will make any more."""
+        if step is None:
+            steps = await self._journal.of_run(origin)
+            free = max((item.number for item in steps), default=0) + 1
+            claim = StepClaim(origin, free, "tool_call", name, Effect.READ, call_id=call_id)
+            await self._journal.settle_unclaimed(claim, "cancelled", "Not done: that run ended before.")
+            return step_id(origin, free)
+        if step.status == "pending":
+            claim = StepClaim(origin, step.number, "tool_call", name, Effect.READ, call_id=call_id)
+            await self._journal.settle_unclaimed(claim, "cancelled", "Not done: that run ended before.")
+        elif step.status in ("claimed", "unknown"):
+            await self._journal.explain_unknown(origin, step.number, "It is not known whether this was done.")
+        return step_id(origin, step.number)
+
+    async def _procedure_done(self, request: RunRequest, agent: Agent) -> int:
+        if request.resume_from is None or not agent.procedure:
+            return 0
+        done = 0
+        for step in await self._journal.of_run(request.resume_from):
+            made = step.kind == "tool_call" and step.status in ("completed", "skipped", "rejected")
+            if made and done < len(agent.procedure) and agent.procedure[done] == step.name:
+                done += 1
+        return done
+
+
+def _is_answered(step: StepRecord, *, resumes: bool) -> bool:
+    """Whether a settled step is the model's to read; one that broke is what a resumed run tries again."""
+    if resumes and step.status == "failed" and step.code == "tool_failed":
+        return False
+    return step.status in ("completed", "failed", "rejected", "skipped")
+
+
+def _last_unanswered(messages: Sequence[ThreadMessage]) -> tuple[ThreadMessage, set[str | None]] | None:
+    """The last turn with calls, and the calls answered since; None when nothing is owed."""
+    answered: set[str | None] = set()
+    for message in reversed(messages):
+        if message.role == "tool":
+            answered.add(message.call_id)
+        elif message.role == "assistant":
+            calls = {call.id for call in stored_turn(message.output or "{}").calls}
+            return (message, answered) if calls - answered else None
+    return None
