@@ -55,8 +55,7 @@ class Reckoned:
     """What becomes of one fire."""
 
     id: str
-    at: datetime
-    due: Due | None = None
+    due: Due
     source: TickSource = "schedule"
     status: Literal["queued", "running", "closed"] = "queued"
     fate: Fate = "runs"
@@ -68,6 +67,11 @@ class Reckoned:
     begins_at: datetime | None = None
     ends_at: datetime | None = None
     ending: Ending = "done"
+
+    @property
+    def at(self) -> datetime:
+        """Its scheduled time."""
+        return self.due.at
 
     @property
     def order(self) -> tuple[datetime, str]:
@@ -152,7 +156,7 @@ class _Course:
 
     def of(self, dues: Sequence[Due]) -> list[Reckoned]:
         """In the order of their times."""
-        found = [Reckoned(tick_id(self._routine.name, due.at), due.at, due) for due in sorted(dues, key=_time)]
+        found = [Reckoned(tick_id(self._routine.name, due.at), due) for due in sorted(dues, key=_time)]
         for tick in found:
             now = self._opens(tick)
             # One that ends at this very moment is not done yet: it began a little after its time.

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from horarium.cli import agents, approvals, audit, cron, deploy, doctor, init, keys, runs, stack, start
+from horarium.cli import agents, approvals, audit, cron, deploy, doctor, init, keys, routines, runs, stack, start
 from horarium.leaving import leave
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(routines.app, name="routine")
 app.add_typer(cron.app, name="cron")
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from horarium.cli import routine_words, talk, times, words
+from horarium.cli import preview_words, routine_words, talk, times
 from horarium.cli.evidence import moment
+from horarium.cli.preview_words import Clock, Subject
 from horarium.cli.reach import opened_ledger
-from horarium.cli.rows import Row, print_rows
+from horarium.cli.routine_words import length
+from horarium.cli.rows import indented
 from horarium.cli.start import JsonOption
 from horarium.cli.times import ZoneOption
-from horarium.durations import words as length
 from horarium.engine import use_engine
 from horarium.errors import ConfigError, NotFound, Unreachable
 from horarium.ledger.routines import RoutineRecord, Routines
@@ -31,20 +31,7 @@ if TYPE_CHECKING:
     from schedules.preview import Due, Outage, Reckoned
 
 LOOKED_AT = 10  # of the latest ticks, for how long one takes
-UNKNOWN = timedelta(minutes=1)  # how long a tick takes, before there was one
-ALIKE = 4  # fires in a row with nothing to say, before they are said in one line
-STYLES = {"runs": "", "skipped": "yellow", "missed": "red", "cancelled": "yellow"}
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is previewed: a file, or what is deployed, and how long its ticks took."""
-
-    routine: Routine
-    origin: str
-    record: RoutineRecord | None
-    took: tuple[timedelta, ...]
-    open_tick: TickRecord | None
+UNKNOWN = timedelta(seconds=30)  # how long a tick takes, before there was one
 
 
 def preview(
@@ -71,7 +58,8 @@ def preview(
     Nothing is saved and nothing is started; a file needs no server. Times are in the routine's zone, or in --zone.
 
     \b
-    Exit codes: 0 done, 2 there is none, its file is wrong or you typed it wrong, 3 cannot reach the ledger.
+    Exit codes: 0 done, 2 there is none, its file is wrong or you typed it wrong,
+    3 cannot reach the ledger.
 
     \b
     Examples:
@@ -117,16 +105,18 @@ async def _preview(
         talk.emit(_json(subject, begin, end, each, away, reckoned, gaps, more))
         return talk.DONE
     out = talk.out()
-    shown = _Shown(routine, zone, away)
+    clock = Clock(routine, zone)
     out.print(Text(f"{routine.name}, {subject.origin}", style="bold"))
-    for line in (*_head(subject, each, why), *([shown.outage()] if away else [])):
-        out.print(Text(f"  {line}"), soft_wrap=not out.is_terminal)
+    for line in preview_words.head(subject, each, why):
+        indented(line)
+    if away is not None:
+        indented(preview_words.outage_words(clock, away), style="bold")
     out.print()
-    _print(shown, reckoned, gaps, limit)
-    until = times.shown(dues[-1].at if more else end, shown.zone(None))
-    out.print(Text(f"{_sum(reckoned)}, until {until}{'; reckoned no further' if more else ''}."))
-    for line in _remarks(subject, reckoned):
-        out.print(Text(line), soft_wrap=not out.is_terminal)
+    preview_words.print_fires(clock, reckoned, gaps, limit)
+    until = times.shown((dues[-1].at if more else end).replace(second=0), clock.zone())
+    indented(f"{preview_words.summary(reckoned)}, until {until}{'; reckoned no further' if more else ''}.", 0)
+    for line in preview_words.remarks(routine, reckoned):
+        indented(line, 0)
     return talk.DONE
 
 
@@ -195,169 +185,6 @@ def _takes(subject: Subject, said: str | None) -> tuple[timedelta, str]:
     return each, f" (the middle of the last {len(subject.took)}{more})"
 
 
-# ---- in words
-
-
-def _head(subject: Subject, each: timedelta, why: str) -> Iterator[str]:
-    routine, record = subject.routine, subject.record
-    for name, trigger in routine.triggers.items():
-        yield f"{name}: {routine_words.when(routine, trigger)}"
-    yield f"Each tick is taken to take {length(each)}{why}."
-    yield routine_words.OVERLAP[routine.overlap]
-    if routine.jitter:
-        yield f"Each begins somewhere within {length(routine.jitter)} after its time; that is left out below."
-    if record is not None and record.paused:
-        until = f" until {record.paused_until:%Y-%m-%d %H:%M} UTC" if record.paused_until else ""
-        yield f"It is paused{until}; below is what it would do if it were not."
-    if record is not None and record.held_by:
-        yield f"Tick {record.held_by} holds it: until its approval is decided, none of this begins."
-    elif subject.open_tick is not None:
-        yield f"A tick is {subject.open_tick.status} now ({subject.open_tick.id}); that is left out below."
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """How moments are shown, and what happens at each."""
-
-    routine: Routine
-    named: str | None
-    away: Outage | None
-
-    def zone(self, trigger: str | None) -> Any:
-        """The zone of a trigger, unless one was asked for."""
-        return times.zone_of(self.named or routine_words.zone_name(self.routine, trigger))
-
-    def outage(self) -> str:
-        """The outage, in words."""
-        assert self.away is not None
-        zone = self.zone(None)
-        span = f"{times.shown(self.away.start, zone)} to {times.shown(self.away.end, zone)}"
-        return f"Everything is down for {length(self.away.length)}: {span}."
-
-    def at(self, due: Due) -> str:
-        """When it fires."""
-        return times.shown(due.at, self.zone(due.triggers[0]))
-
-    def clock(self, at: datetime, near: datetime, trigger: str) -> str:
-        """The time; with its date when that is another one."""
-        zone = self.zone(trigger)
-        local, other = at.astimezone(zone), near.astimezone(zone)
-        text = f"{local:%H:%M}" + (f":{local:%S}" if local.second else "")
-        return text if local.date() == other.date() else f"{local:%a %m-%d} {text}"
-
-    def what(self, tick: Reckoned) -> str:
-        """What becomes of a fire."""
-        trigger = tick.due.triggers[0] if tick.due else ""
-
-        def clock(at: datetime | None) -> str:
-            return self.clock(at, tick.at, trigger) if at is not None else "?"
-
-        match tick.fate:
-            case "missed":
-                late = length((tick.opens_at or tick.at) - tick.at)
-                most = length(self.routine.catch_up) if self.routine.catch_up else "0s"
-                return f"missed: it would come {late} late, and `catch_up` is {most}"
-            case "skipped" if tick.because == "waits_already":
-                return f"skipped: the tick of {clock(tick.other)} waits already"
-            case "skipped" if tick.because == "too_many":
-                return "skipped: too many ticks wait already"
-            case "skipped":
-                late = self._late(tick, clock)
-                return f"skipped{late}: the tick of {clock(tick.other)} is not done"
-            case "cancelled":
-                return f"does not begin: the tick of {clock(tick.other)} takes its place"
-        return self._runs(tick, clock)
-
-    def _late(self, tick: Reckoned, clock: Any) -> str:
-        return f", at {clock(tick.opens_at)} when all is up again" if tick.opens_at != tick.at else ""
-
-    def _runs(self, tick: Reckoned, clock: Any) -> str:
-        waited = tick.begins_at != tick.opens_at
-        if tick.begins_at == tick.at:
-            said = "runs"
-        else:
-            late = length((tick.begins_at or tick.at) - tick.at)
-            why = "once the one before is done" if waited else "when all is up again"
-            said = f"runs at {clock(tick.begins_at)}, {late} late, {why}"
-        end = clock(tick.ends_at)
-        match tick.ending:
-            case "done":
-                said += f", until {end}"
-            case "timeout":
-                said += f", fails at {end}: `timeout` is {length(self.routine.timeout)}"
-            case "cancelled" | "terminated":
-                said += f", until {end}, when the tick of {clock(tick.other)} ends it"
-        return said + (", or is missed: a moment decides" if tick.narrow else "")
-
-
-def _print(shown: _Shown, reckoned: Sequence[Reckoned], gaps: Sequence[Due], limit: int) -> None:
-    several = len(shown.routine.timed) > 1
-    items: list[tuple[datetime, Reckoned | Due]] = [(tick.at, tick) for tick in reckoned]
-    items = sorted([*items, *((gap.at, gap) for gap in gaps)], key=lambda item: item[0])
-    rows: list[Row] = []
-    plain: list[Row] = []
-
-    def flush() -> None:
-        if len(plain) > ALIKE:
-            blank = [""] * (len(plain[0][0]) - 1)
-            rows.extend([plain[0], (["   …", *blank[1:], f"{len(plain) - 2:,} more alike"], ()), plain[-1]])
-        else:
-            rows.extend(plain)
-        plain.clear()
-
-    for _, item in items:
-        row, quiet = _row(shown, item, several)
-        if quiet and len(reckoned) > limit:
-            plain.append(row)
-        else:
-            flush()
-            rows.append(row)
-    flush()
-    if not rows:
-        talk.out().print(Text("No fire."))
-        return
-    print_rows(("fire", *(["trigger"] if several else []), "what happens"), rows[:limit])
-    if len(rows) > limit:
-        talk.out().print(Text(f"   … and {len(rows) - limit:,} more lines; see them with --limit"))
-    talk.out().print()
-
-
-def _row(shown: _Shown, item: Reckoned | Due, several: bool) -> tuple[Row, bool]:
-    """A line, and whether there is nothing about it that one would want to know."""
-    due = item.due if hasattr(item, "due") else item
-    assert due is not None
-    triggers = [", ".join(due.triggers)] if several else []
-    if item is due:
-        return ((shown.at(due), *triggers, Text("no fire", style="yellow")), (due.note,)), False
-    what = Text(shown.what(item), style=STYLES[item.fate])  # type: ignore[arg-type,union-attr]
-    quiet = not due.note and item.begins_at == due.at and item.ending == "done"  # type: ignore[union-attr]
-    return ((shown.at(due), *triggers, what), (due.note,) if due.note else ()), quiet
-
-
-def _sum(reckoned: Sequence[Reckoned]) -> str:
-    counts = {fate: sum(tick.fate == fate for tick in reckoned) for fate in ("runs", "skipped", "missed", "cancelled")}
-    late = sum(tick.begins_at is not None and tick.begins_at > tick.at for tick in reckoned)
-    names = {"runs": "run", "skipped": "skipped", "missed": "missed", "cancelled": "never begin"}
-    said = [f"{number:,} {names[fate]}" for fate, number in counts.items() if number]
-    if late:
-        said[0] += f" ({late:,} of them late)"
-    return f"{words.plural(len(reckoned), 'fire')}{': ' if said else ''}{', '.join(said)}"
-
-
-def _remarks(subject: Subject, reckoned: Sequence[Reckoned]) -> Iterator[str]:
-    routine = subject.routine
-    events = [name for name in routine.triggers if name not in routine.timed]
-    if events:
-        yield f"Not reckoned: ticks that events set off ({', '.join(events)})."
-    close = sum(
-        later.begins_at is not None and earlier.ends_at is not None and timedelta(0) <= gap <= routine.jitter
-        for earlier, later in zip(reckoned, reckoned[1:], strict=False)
-        if (gap := later.at - (earlier.ends_at or later.at))
-    )
-    if routine.jitter and close:
-        yield f"{words.plural(close, 'fire')} come less than the jitter after the one before ends: they may meet."
-
-
 def _json(
     subject: Subject,
     begin: datetime,
@@ -387,14 +214,13 @@ def _json(
 
 def _tick_json(routine: Routine, tick: Reckoned) -> dict[str, Any]:
     due = tick.due
-    trigger = due.triggers[0] if due else None
-    local = tick.at.astimezone(times.zone_of(routine_words.zone_name(routine, trigger)))
+    local = tick.at.astimezone(times.zone_of(routine_words.zone_name(routine, due.triggers[0])))
     return {
         "tick": tick.id,
         "at": moment(tick.at),
         "local": moment(local),
-        "triggers": due.triggers if due else (),
-        "note": due.note or None if due else None,
+        "triggers": due.triggers,
+        "note": due.note or None,
         "fate": tick.fate,
         "because": tick.because,
         "other": moment(tick.other),

@@ -1,17 +1,16 @@
-"""Lists whose rows have more to say than fits beside each other: on a terminal below them, in a pipe in a last column."""
+"""Rows that have more to say than fits on a line: on a terminal it stands below them, in a pipe in a last column."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
-from rich.padding import Padding
 from rich.text import Text
 
 from horarium.cli import talk
 
 Row = tuple[Sequence[str | Text], Sequence[str]]  # the columns, and lines to stand below them
-_LEAST = 20  # columns of a terminal that a value gets
+_LEAST = 12  # columns of a terminal that a value gets
 
 
 def heading(text: str) -> None:
@@ -22,19 +21,29 @@ def heading(text: str) -> None:
 
 def pairs(values: Sequence[tuple[str, str]]) -> None:
     """A word, and its value; what does not fit on a line goes on below itself."""
-    out = talk.out()
     width = max((cell_len(key) for key, _ in values), default=0)
     for key, value in values:
-        if out.is_terminal:
-            lines = Text(value).wrap(out, max(out.width - width - 4, _LEAST))
-            for number, line in enumerate(lines):
-                out.print(Text.assemble("  ", (set_cell_size("" if number else key, width), "dim"), "  ", line))
-        else:
-            out.print(Text(f"  {set_cell_size(key, width)}  {value}"))
+        hanging(Text.assemble("  ", (set_cell_size(key, width), "dim"), "  "), Text(value))
+
+
+def indented(text: str, columns: int = 2, style: str = "") -> None:
+    """A sentence, moved to the right in all its lines."""
+    hanging(Text(" " * columns), Text(text, style=style))
+
+
+def hanging(start: Text, rest: Text) -> None:
+    """A line of two parts; on a terminal what does not fit goes on below the second."""
+    out = talk.out()
+    room = out.width - start.cell_len - 1
+    lines = list(rest.wrap(out, room)) if out.is_terminal and room >= _LEAST else [rest]
+    for number, line in enumerate(lines):
+        line.rstrip()
+        begin = Text(" " * start.cell_len) if number else start
+        out.print(Text.assemble(begin, line), soft_wrap=True)
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """The rows, under the names of their columns."""
+    """The rows, under the names of their columns; the last column is as wide as there is room."""
     out = talk.out()
     if not out.is_terminal:
         more = any(below for _, below in rows)
@@ -45,10 +54,11 @@ def print_rows(columns: Sequence[str], rows: Sequence[Row]) -> None:
     cells += [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row, _ in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
     for row, below in zip(cells, [(), *(below for _, below in rows)], strict=True):
-        line = Text()
-        for cell, width in zip(row, widths, strict=True):
-            line.append_text(cell).append(" " * (width - cell.cell_len + 2))
-        line.rstrip()
-        out.print(line, soft_wrap=True)
+        start = Text()
+        for cell, width in zip(row[:-1], widths, strict=False):
+            start.append_text(cell).append(" " * (width - cell.cell_len + 2))
+        if not row[-1]:
+            start.rstrip()
+        hanging(start, row[-1])
         for text in below:
-            out.print(Padding(Text(text, style="dim"), (0, 0, 0, 4)))
+            indented(text, 4, "dim")

@@ -100,13 +100,13 @@ async def test_the_reckoning_comes_to_what_the_ledger_does_also_after_an_outage(
     ledger: Ledger, overlap: Overlap, seed: int
 ) -> None:
     dice = random.Random(f"{overlap}/{seed}")
-    definition = routine(
-        overlap=overlap, catch_up=f"{dice.choice([0, 5, 30, 90])}m", jitter="0s", timeout=timedelta(days=9)
-    )
-    dues = [due(minute) for minute in sorted(dice.sample(range(300), 25))]
+    catch_up, until = dice.choice([0, 5, 30, 90]), dice.choice([30, 120])
+    definition = routine(overlap=overlap, catch_up=f"{catch_up}m", jitter="0s", timeout=timedelta(days=9))
+    just_in_time = max(until - catch_up, 0)
+    dues = [due(minute) for minute in sorted({*dice.sample(range(300), 25), just_in_time})]
     takes = timedelta(minutes=dice.choice([1, 7, 20, 45]))
     # An outage in which nothing runs: what goes on through one is told apart below.
-    outage = Outage(NOON - 60 * A_MINUTE, NOON + dice.choice([0, 30, 120]) * A_MINUTE)
+    outage = Outage(NOON - 60 * A_MINUTE, NOON + until * A_MINUTE)
     await put(ledger, definition)
     played = Played(ledger, definition, takes)
 
@@ -145,7 +145,7 @@ async def test_each_step_lets_in_whom_the_ledger_lets_in(ledger: Ledger, seed: i
         if fires and (not open_now or dice.random() < 0.5):
             source: TickSource = dice.choice(["schedule", "schedule", "manual", "backfill", "event"])
             at = NOON + fires.pop() * A_MINUTE
-            tick = Reckoned(tick_id("triage", at), at, source=source)
+            tick = Reckoned(tick_id("triage", at), Due(at, ("t",)), source=source)
             known[tick.id] = tick
             request = TickRequest(routine="triage", source=source, at=at)
             answer = line.open(tick, now)
