@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
+from bench import cron, storm
 from bench.parts import PARTS, Effort
 from bench.report import Report, Row, table
 from bench.rig import running_rig
@@ -22,16 +24,24 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 when it ran, whatever the figures: a busy machine is no failure."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["cron"]:
+        return cron.main(given[1:])
+    if given[:1] == ["storm"]:
+        return storm.main(given[1:])
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure Horarium's promises, steps against a bare Temporal workflow that does the same.",
-        epilog="parts:\n" + "\n".join(f"  {name:8}{_first_line(part)}" for name, part in PARTS.items()),
+        epilog="parts:\n"
+        + "\n".join(f"  {name:8}{_first_line(part)}" for name, part in PARTS.items())
+        + "\n\nalso:\n  python -m bench cron    Cron lines against a real server: are there mismatches?"
+        + "\n  python -m bench storm   A thousand routines at the same second: how late, how many at once?",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", metavar="PARTS", help="Some of the parts below, as in: decide,parked. Default: all.")
     parser.add_argument("--quick", action="store_true", help="Few repetitions: to see that it works, not how well.")
     parser.add_argument("--out", type=Path, help="JSON file. Default: bench/results/<time>.json")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(given)
     parts = chosen.only.split(",") if chosen.only else list(PARTS)
     unknown = [part for part in parts if part not in PARTS]
     if unknown:

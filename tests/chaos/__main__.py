@@ -1,4 +1,7 @@
-"""`python -m tests.chaos --kills 300 --seed 7`: kill for a while, then say what came of it."""
+"""`python -m tests.chaos --kills 300 --fires 500 --seed 7`: kill for a while, then say what came of it.
+
+Two parts: runs in flight, and routines that fire. Naming one does that one alone.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +9,74 @@ import argparse
 import asyncio
 import random
 import shutil
-from typing import get_args
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from horarium.leaving import leave
+from tests.chaos.fires import Outcome as FiresOutcome
+from tests.chaos.fires import fires
+from tests.chaos.fires import table as fires_table
 from tests.chaos.harness import IN_FLIGHT, Outcome, Target, chaos
 from tests.support.stack import scratch
 
+KILLS, FIRES = 300, 500
+Done = TypeVar("Done", Outcome, FiresOutcome)
 _VERDICTS = {"retry": "retried", "supply": "supplied"}
 
 
 def main() -> int:
     """Exit code 0 when every promise was kept, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--kills", type=int, default=300)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[2])
+    parser.add_argument("--kills", type=int, help=f"While runs are in flight. Default: {KILLS}.")
+    parser.add_argument("--fires", type=int, help=f"Of routines, with kills around them. Default: {FIRES}.")
     parser.add_argument("--seed", type=int, default=None, help="Of what is killed when. Default: a new one.")
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="Runs at any time. Default: %(default)s.")
     parser.add_argument(
-        "--kill", nargs="+", choices=get_args(Target), default=["engine"], help="What is killed. Default: engine."
+        "--kill", nargs="+", choices=get_args(Target), default=["engine"], help="With --kills. Default: engine."
     )
-    parser.add_argument("--keep", action="store_true", help="Keep the project: ledger, server file, logs, book.")
+    parser.add_argument("--keep", action="store_true", help="Keep the projects: ledger, server file, logs, book.")
     chosen = parser.parse_args()
     seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(1_000_000)
-    directory = scratch()
+    both = chosen.kills is None and chosen.fires is None
+    kills, due = (KILLS, FIRES) if both else (chosen.kills or 0, chosen.fires or 0)
     console = Console()
-    console.print(f"{chosen.kills} kills of {', '.join(chosen.kill)}, seed {seed}, in {directory}")
-    work = chaos(directory, kills=chosen.kills, seed=seed, targets=tuple(chosen.kill), in_flight=chosen.in_flight)
-    outcome = asyncio.run(work)
-    console.print(table(outcome))
+    well = True
+    if kills:
+        targets = tuple(chosen.kill)
+        said = f"{kills} kills of {', '.join(targets)}"
+        work = partial(chaos, kills=kills, seed=seed, targets=targets, in_flight=chosen.in_flight)
+        well &= _part(console, f"{said}, seed {seed}", work, table, chosen.keep)
+    if due:
+        well &= _part(
+            console, f"{due} fires, seed {seed}", partial(fires, due=due, seed=seed), fires_table, chosen.keep
+        )
+    return 0 if well else 1
+
+
+def _part(
+    console: Console,
+    what: str,
+    work: Callable[[Path], Coroutine[Any, Any, Done]],
+    shown: Callable[[Done], Table],
+    keep: bool,
+) -> bool:
+    """Do one part in a project of its own, and print the counts; whether every promise was kept."""
+    directory = scratch()
+    console.print(f"{what}, in {directory}")
+    outcome = asyncio.run(work(directory))
+    console.print(shown(outcome))
     for problem in outcome.problems:
         console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
-    if not chosen.keep and not outcome.problems:
-        shutil.rmtree(directory, ignore_errors=True)
-    else:
+    if keep or outcome.problems:
         console.print(f"Kept: {directory}")
-    return 1 if outcome.problems else 0
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+    return not outcome.problems
 
 
 def table(outcome: Outcome) -> Table:
