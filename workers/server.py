@@ -19,6 +19,8 @@ TUNING = {
     "history.transferProcessorMaxPollRPS": "10000",
     "history.timerProcessorMaxPollRPS": "2000",
     "history.timerProcessorMaxTimeShift": '"50ms"',
+    # A run whose worker died eleven times in a row under its task would else wait for up to ten minutes.
+    "history.workflowTaskRetryMaxInterval": '"5s"',
 }
 # WAL with NORMAL survives the death of the process; a power cut may lose the last moments (docs/operations.md).
 PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL"}

@@ -360,6 +360,7 @@ ticks = Table(
     Column("run_id", String(200), comment="Of the latest attempt."),
     Column("thread_id", String(200)),
     Column("next_try_at", Instant),
+    Column("told_at", Instant, comment="While it waits: when it was last told that it may ask again."),
     Column("output", Text, comment="The final answer, cut."),
     Column("alerts", Json, comment="Of whom people are told now that it is closed; kept for a repeated close."),
     Column("turns", Integer, nullable=False),

@@ -25,7 +25,9 @@ from horarium.ledger.schema import routines, runs, ticks
 from horarium.routines import Routine
 from horarium.tick_protocol import Alert, CloseTick, EndAttempt, OpenTick, TickPlan
 
+ASKED_FOR: tuple[TickSource, ...] = ("manual", "backfill")
 RUNNING: tuple[TickStatus, ...] = ("running", "parked")
+MOST_TOLD = 4  # ticks that one that ends tells: the one that takes its place, and some in case it may not
 MOST_WAITING = 1_000  # ticks of one routine, with `overlap: buffer_all`
 _CAP_LOCK = 7_206_019  # any number, the same in every process of ours
 LEAST_CATCH_UP = timedelta(minutes=1)  # a worker that restarts is no outage
@@ -53,6 +55,7 @@ class TickRecord:
     run_id: str | None
     thread_id: str | None
     next_try_at: datetime | None
+    told_at: datetime | None
     output: str | None
     alerts: Sequence[Mapping[str, Any]] | None
     turns: int
@@ -225,10 +228,16 @@ class Ticks:
         others = [other for other in await _open_ticks(connection, tick.routine) if other.id != tick.id]
         running = [other for other in others if other.status in RUNNING]
         before = [other for other in others if other.status == "queued" and _order(other) < _order(tick)]
+        in_the_way = [
+            other
+            for other in (*running, *before)
+            # What people asked for is not ended for a schedule, and a newer tick not for an older one.
+            if other.source not in ASKED_FOR and _order(other) < _order(tick)
+        ]
         waiting = [other for other in others if other.status == "queued"]
         ends: dict[str, tuple[str, ...]] = {}
         # A person who asks for a tick wants it done, and a backfill all of its ticks: they wait their turn.
-        overlap = "buffer_all" if tick.source in ("manual", "backfill") else definition.overlap
+        overlap = "buffer_all" if tick.source in ASKED_FOR else definition.overlap
         fresh = tick.message is None
         if (running or before) and overlap != "allow_all":
             first = (running or before)[0]
@@ -243,9 +252,9 @@ class Ticks:
                     why = f"Skipped: {len(waiting)} ticks wait already."
                     return Opened(await _skip(connection, tick, "overlap", why, at))
                 case "cancel_other":
-                    ends = {"cancel": tuple(other.id for other in (*running, *before))}
+                    ends = {"cancel": tuple(other.id for other in in_the_way)}
                 case "terminate_other":
-                    ends = {"terminate": tuple(other.id for other in (*running, *before))}
+                    ends = {"terminate": tuple(other.id for other in in_the_way)}
                 case _:
                     pass
             return Opened(await _wait(connection, tick, f"Waits for the tick of {_shown(first)}."), **ends)
@@ -331,7 +340,7 @@ class Ticks:
                 alerts = await self._close(connection, routine, tick, closing)
             else:
                 alerts = tuple(Alert.model_validate(alert) for alert in tick.alerts or ())
-            return Closed(alerts, await self._next(connection, tick.routine))
+            return Closed(alerts, await self._next(connection, tick.routine, closing.at))
 
     async def _close(
         self, connection: Statements, routine: RoutineRecord | None, tick: TickRecord, closing: CloseTick
@@ -367,8 +376,8 @@ class Ticks:
         )
         return tuple(alerts)
 
-    async def _next(self, connection: Statements, routine: str) -> tuple[str, ...]:
-        """The ticks that may begin now: they are told, and ask to be let in."""
+    async def _next(self, connection: Statements, routine: str, at: datetime) -> tuple[str, ...]:
+        """The ticks that may begin now: they are told, and ask to be let in. Who was told lately comes last."""
         free = self._max_running - await _running(connection)
         if free <= 0:
             return ()
@@ -376,11 +385,19 @@ class Ticks:
         found = await connection.execute(
             select(ticks.c.id, ticks.c.routine, ticks.c.definition)
             .where(ticks.c.status == "queued")
-            .order_by(ticks.c.routine != routine, ticks.c.scheduled_at, ticks.c.id)
+            .order_by(
+                ticks.c.routine != routine,
+                ticks.c.told_at.is_not(None),
+                ticks.c.told_at,
+                ticks.c.scheduled_at,
+                ticks.c.id,
+            )
             .where((ticks.c.routine == routine) | ticks.c.routine.not_in(busy))
-            .limit(free)
+            .limit(min(free, MOST_TOLD))
         )
-        return tuple(row.id for row in found)
+        told = tuple(row.id for row in found)
+        await connection.execute(update(ticks).where(ticks.c.id.in_(told)).values(told_at=at))
+        return told
 
 
 def _left_behind(routine: RoutineRecord, tick: TickRecord, closing: CloseTick) -> tuple[dict[str, Any], list[Alert]]:
@@ -422,8 +439,7 @@ def _refusal(tick: TickRecord, routine: RoutineRecord | None, at: datetime) -> t
     """Why a tick does not begin, whatever else runs: a code, and words."""
     if routine is None or routine.deleted_at is not None:
         return "deleted", "Skipped: the routine was deleted."
-    asked_for = tick.source in ("manual", "backfill")
-    if routine.paused and not asked_for:
+    if routine.paused and tick.source not in ASKED_FOR:
         return "paused", f"Skipped: the routine is paused{f': {routine.pause_note}' if routine.pause_note else '.'}"
     if routine.held_by is not None and routine.held_by != tick.id:
         return "held", f"Skipped: tick {routine.held_by} waits for an approval, and holds the next ones."

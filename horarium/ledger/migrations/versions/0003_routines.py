@@ -91,6 +91,12 @@ def upgrade() -> None:
         sa.Column("run_id", sa.String(length=200), nullable=True, comment="Of the latest attempt."),
         sa.Column("thread_id", sa.String(length=200), nullable=True),
         sa.Column("next_try_at", Instant(), nullable=True),
+        sa.Column(
+            "told_at",
+            Instant(),
+            nullable=True,
+            comment="While it waits: when it was last told that it may ask again.",
+        ),
         sa.Column("output", sa.Text(), nullable=True, comment="The final answer, cut."),
         sa.Column(
             "alerts",
