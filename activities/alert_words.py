@@ -15,9 +15,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from activities.notice_words import Words
 from horarium.content import shorten
 from horarium.durations import words as duration
+from horarium.ledger.admission import LEAST_CATCH_UP
 from horarium.ledger.alerts import AlertShown, Question, StepShown
 from horarium.ledger.lateness import MOST_FIRES
-from horarium.ledger.ticks import LEAST_CATCH_UP, TickRecord
+from horarium.ledger.ticks import TickRecord
 from horarium.routines import CronTrigger, Routine
 from horarium.secrets import redact
 from horarium.visible import one_line

@@ -6,6 +6,8 @@ trip over a task queue.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from temporalio import activity
 from temporalio.client import Client as TemporalClient
 from temporalio.service import RPCError, RPCStatusCode
@@ -22,7 +24,7 @@ from horarium.protocol import (
     MarkRun,
     WriteMessage,
 )
-from horarium.tick_protocol import SIGNAL_ATTEMPT
+from horarium.tick_protocol import SIGNAL_ADMITTED, SIGNAL_ATTEMPT
 
 
 class Bookkeeping:
@@ -44,14 +46,16 @@ class Bookkeeping:
         """Show an open run's status in lists."""
         await self._runs.mark(marking.run, marking.status)
         parked = marking.status == "requires_action"
-        tick = await self._ticks.parked(marking.run, parked=parked)
-        if tick is not None:
-            await self._tell_tick(tick, parked=parked)
+        found = await self._ticks.parked(marking.run, parked=parked, at=datetime.now(UTC))
+        if found is not None:
+            await self._tell(found.tick, SIGNAL_ATTEMPT, parked)
+            for tick in found.next:
+                await self._tell(tick, SIGNAL_ADMITTED)
 
-    async def _tell_tick(self, tick: str, *, parked: bool) -> None:
-        """Its clocks stand still while people are waited for."""
+    async def _tell(self, tick: str, signal: str, *said: object) -> None:
+        """A tick's clocks stand still while people are waited for, and another one may begin meanwhile."""
         try:
-            await self._temporal.get_workflow_handle(tick).signal(SIGNAL_ATTEMPT, parked)
+            await self._temporal.get_workflow_handle(tick).signal(signal, args=list(said))
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise

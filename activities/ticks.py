@@ -18,11 +18,12 @@ from horarium.content import digest
 from horarium.contract import RunRequest
 from horarium.errors import HorariumError
 from horarium.ids import run_id_for_key, thread_id_for_run
+from horarium.ledger.admission import Opened
 from horarium.ledger.agents import Agents
 from horarium.ledger.database import Ledger
 from horarium.ledger.routines import Routines
 from horarium.ledger.runs import Runs
-from horarium.ledger.ticks import Opened, TickRecord, Ticks
+from horarium.ledger.ticks import TickRecord, Ticks
 from horarium.project import AgentFiles
 from horarium.routines import Routine
 from horarium.settings import Settings
@@ -87,7 +88,8 @@ class TickKeeper:
     @activity.defn(name=END_ATTEMPT)
     async def end_attempt(self, ending: EndAttempt) -> None:
         """Write down that an attempt failed and when the next one follows."""
-        await self._ticks.attempt_ended(ending)
+        for tick in await self._ticks.attempt_ended(ending):
+            await self._send(tick, SIGNAL_ADMITTED)
 
     @activity.defn(name=CLOSE_TICK)
     async def close_tick(self, closing: CloseTick) -> ClosedTick:

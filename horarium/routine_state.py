@@ -70,6 +70,16 @@ class RoutineState(MutableMapping[str, Any]):
         """Whether there is anything to write down."""
         return bool(self._changes)
 
+    def merged_into(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
+        """These changes after earlier ones: `set`, a mapping, and `gone`, a list of keys."""
+        said = before or {}
+        gone = {key for key, value in self._changes.items() if value is _GONE}
+        kept = {**said.get("set", {}), **self._changes}
+        return {
+            "set": {key: value for key, value in kept.items() if key not in gone},
+            "gone": sorted(gone.union(said.get("gone", ())) - (self._changes.keys() - gone)),
+        }
+
     def applied_to(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """These values with the changes: key by key, so that calls of one turn do not undo each other's."""
         return {key: value for key, value in {**values, **self._changes}.items() if value is not _GONE}

@@ -166,7 +166,11 @@ class RoutinesSettings(Section):
         default=timedelta(minutes=1), ge=timedelta(0), description="The shortest distance of two fires of a trigger."
     )
     max_ticks: int = Field(
-        default=50, ge=1, le=10_000, description="Ticks that run at once, of all routines together; others wait."
+        default=50,
+        ge=1,
+        le=10_000,
+        description="Ticks that work at once, of all routines; others wait. One that waits for people, or for its next "
+        "attempt, is not counted.",
     )
     alert: tuple[SecretReference, ...] = Field(default=(), description="Apprise addresses told of every routine.")
     webhooks: tuple[Webhook, ...] = Field(default=(), description="Told of every routine's alerts, signed.")

@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from typing import Literal
 
 from horarium.contract import TickSource
-from horarium.ledger.ticks import LEAST_CATCH_UP, MOST_WAITING
+from horarium.ledger.admission import ASKED_FOR, LEAST_CATCH_UP, MOST_WAITING
 from horarium.routines import CronTrigger, Routine, tick_id
 from schedules.cron import CronLine
 from schedules.expected import expected
@@ -109,7 +109,7 @@ class Line:
         running = [other for other in others if other.status == "running"]
         waiting = [other for other in others if other.status == "queued"]
         ahead = [*running, *(other for other in waiting if other.order < tick.order)]
-        overlap = "buffer_all" if tick.source in ("manual", "backfill") else self.routine.overlap
+        overlap = "buffer_all" if tick.source in ASKED_FOR else self.routine.overlap
         if not ahead or overlap == "allow_all":
             tick.status, tick.begins_at = "running", now
             return Answer("run")
@@ -121,13 +121,18 @@ class Line:
         if fresh and overlap == "buffer_all" and len(waiting) >= MOST_WAITING:
             return self._skip(tick, "too_many", waiting[0])
         tick.because, tick.other = "not_done", ahead[0].at
-        return Answer("wait", tuple(ahead) if overlap in ("cancel_other", "terminate_other") else ())
+        older = (other for other in others if other.order < tick.order and other.source not in ASKED_FOR)
+        return Answer("wait", tuple(older) if overlap in ("cancel_other", "terminate_other") else ())
 
     def close(self, tick: Reckoned) -> list[Reckoned]:
-        """A tick ends; those that wait, in the order in which they ask again."""
+        """A tick ends; the one that may begin now, if there is one."""
         tick.status = "closed"
         self.open_ticks.remove(tick)
-        return sorted((other for other in self.open_ticks if other.status == "queued"), key=lambda other: other.order)
+        if any(other.status == "running" for other in self.open_ticks):
+            return []
+        return sorted((other for other in self.open_ticks if other.status == "queued"), key=lambda other: other.order)[
+            :1
+        ]
 
     def _skip(self, tick: Reckoned, because: Because, other: Reckoned) -> Answer:
         self.open_ticks.remove(tick)

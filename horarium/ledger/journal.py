@@ -708,15 +708,15 @@ async def _keep_state(connection: Statements, run_id: str, state: RoutineState) 
     """The tick's own copy; its routine gets it when the tick completes."""
     row = (
         await connection.execute(
-            select(ticks.c.id, ticks.c.state)
+            select(ticks.c.id, ticks.c.state, ticks.c.changes)
             .join(runs, runs.c.tick == ticks.c.id)
             .where(runs.c.id == run_id)
             .with_for_update(of=ticks)
         )
     ).first()
     if row is not None:
-        changed = state.applied_to(row.state or {})
-        await connection.execute(update(ticks).where(ticks.c.id == row.id).values(state=changed))
+        values = {"state": state.applied_to(row.state or {}), "changes": state.merged_into(row.changes)}
+        await connection.execute(update(ticks).where(ticks.c.id == row.id).values(**values))
 
 
 async def _one(connection: Statements, run_id: str, number: int) -> StepRecord:

@@ -94,6 +94,7 @@ class Lateness:
         common = {
             "routine": routine.name,
             "tenant": routine.tenant,
+            "incarnation": routine.incarnation,
             "source": "schedule",
             "status": "missed",
             "closed_at": at,

@@ -57,6 +57,7 @@ class RoutineRecord:
     changed_at: datetime
     changed_by: str | None
     deleted_at: datetime | None
+    incarnation: int
 
     @cached_property
     def routine(self) -> Routine:
@@ -118,7 +119,7 @@ class Routines:
             before = await _locked(connection, routine.name)
             if not made.rowcount:
                 if before.deleted_at is not None:
-                    changes = fresh | anew
+                    changes = fresh | anew | {"incarnation": before.incarnation + 1}
                 elif before.tenant != routine.tenant:
                     raise Conflict(f"The routine {routine.name!r} is another tenant's.", hint="Choose another name.")
                 elif before.digest == routine.digest and managed_by in ("orders", before.managed_by):
@@ -195,7 +196,7 @@ class Routines:
                 return RoutineRecord(*row)
             known = list(await connection.scalars(select(routines.c.name).where(routines.c.deleted_at.is_(None))))
         raise RoutineNotFound(
-            f"There is no routine {name!r}{near_miss(name, known)}", hint="See which there are: horarium routine list"
+            f"There is no routine {name!r}{near_miss(name, known) or '.'}", hint="See which there are: horarium routine list"
         )
 
     async def list(self, *, tenant: str | None = None, deleted: bool = False) -> list[RoutineRecord]:

@@ -337,6 +337,7 @@ routines = Table(
     Column("changed_at", Instant, nullable=False),
     Column("changed_by", String(200)),
     Column("deleted_at", Instant),
+    Column("incarnation", Integer, nullable=False, default=1, comment="Counts how often the name was made anew."),
 )
 
 ticks = Table(
@@ -360,7 +361,6 @@ ticks = Table(
     Column("run_id", String(200), comment="Of the latest attempt."),
     Column("thread_id", String(200)),
     Column("next_try_at", Instant),
-    Column("told_at", Instant, comment="While it waits: when it was last told that it may ask again."),
     Column("output", Text, comment="The final answer, cut."),
     Column("alerts", Json, comment="Of whom people are told now that it is closed; kept for a repeated close."),
     Column("turns", Integer, nullable=False),
@@ -370,6 +370,17 @@ ticks = Table(
     Column("opened_at", Instant, comment="When the engine first saw it; null: it was missed."),
     Column("started_at", Instant, comment="When it was let in."),
     Column("closed_at", Instant),
+    Column("told_at", Instant, comment="While it waits: when it was last told that it may ask again."),
+    Column(
+        "incarnation",
+        Integer,
+        nullable=False,
+        default=1,
+        comment="Of its routine; made anew is another.",
+    ),
+    Column("overlap", String(20), nullable=False, default="skip", comment="While another one is not done."),
+    Column("holds", Integer, nullable=False, default=0, comment="1: it is parked, and the next ones wait for that."),
+    Column("changes", Json, comment="What its calls changed in the state: `set` and `gone`."),
     Index(None, "routine", "scheduled_at"),
     Index(None, "status"),
 )

@@ -17,20 +17,13 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.contract import OPEN_TICK_STATUSES, TickSource, TickStatus
-from horarium.durations import words
 from horarium.errors import RoutineNotFound
+from horarium.ledger.admission import RUNNING, Opened, admit, is_of, next_waiting, overlap_of
 from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.routines import ENGINE, RoutineRecord
 from horarium.ledger.schema import routines, runs, ticks
 from horarium.routines import Routine
 from horarium.tick_protocol import Alert, CloseTick, EndAttempt, OpenTick, TickPlan
-
-ASKED_FOR: tuple[TickSource, ...] = ("manual", "backfill")
-RUNNING: tuple[TickStatus, ...] = ("running", "parked")
-MOST_TOLD = 4  # ticks that one that ends tells: the one that takes its place, and some in case it may not
-MOST_WAITING = 1_000  # ticks of one routine, with `overlap: buffer_all`
-_CAP_LOCK = 7_206_019  # any number, the same in every process of ours
-LEAST_CATCH_UP = timedelta(minutes=1)  # a worker that restarts is no outage
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,6 @@ class TickRecord:
     run_id: str | None
     thread_id: str | None
     next_try_at: datetime | None
-    told_at: datetime | None
     output: str | None
     alerts: Sequence[Mapping[str, Any]] | None
     turns: int
@@ -65,6 +57,11 @@ class TickRecord:
     opened_at: datetime | None
     started_at: datetime | None
     closed_at: datetime | None
+    told_at: datetime | None = None
+    incarnation: int = 1
+    overlap: str = "skip"
+    holds: int = 0
+    changes: Mapping[str, Any] | None = None
 
     @cached_property
     def routine_then(self) -> Routine:
@@ -89,12 +86,11 @@ class TickRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What opening came to, and the ticks that have to end first (`cancel_other`, `terminate_other`)."""
+class Parked:
+    """A tick whose run waits for people now, or no longer does, and the ticks that may begin now."""
 
-    plan: TickPlan
-    cancel: tuple[str, ...] = ()
-    terminate: tuple[str, ...] = ()
+    tick: str
+    next: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +157,7 @@ class Ticks:
         """Write a tick down, once, and say whether it begins, waits, or is skipped and why. Safe to repeat."""
         request = opening.request
         async with self._ledger.write() as connection:
-            routine = await _routine(connection, request.routine)
+            routine = await routine_row(connection, request.routine)
             fresh = {
                 "trigger": request.trigger,
                 "source": request.source,
@@ -169,6 +165,8 @@ class Ticks:
                 "definition": dict(routine.definition) if routine is not None else None,
                 "event": {"event": request.event, "input": request.input, "by": request.by},
                 "state": dict(routine.state) if routine is not None else None,
+                "incarnation": routine.incarnation if routine is not None else 0,
+                "overlap": overlap_of(request.source, routine),
                 "status": "queued",
                 "opened_at": opening.at,
             }
@@ -189,86 +187,29 @@ class Ticks:
                 )
                 .on_conflict_do_nothing()
             )
-            tick = await _tick(connection, opening.tick)
-            if not made.rowcount and tick.status == "missed" and tick.execution is None:
-                # It was taken for lost, and comes after all.
+            tick = await tick_row(connection, opening.tick)
+            if tick.routine != request.routine:
+                message = f"This id is that of a tick of {tick.routine!r}."
+                return Opened(TickPlan(decision="end", status="skipped", reason="not_its_tick", message=message))
+            if not made.rowcount and tick.execution != opening.execution and _comes_after_all(tick, request.source):
                 await connection.execute(
                     update(ticks)
                     .where(ticks.c.id == tick.id)
                     .values(**fresh, reason=None, message=None, closed_at=None)
                 )
-                tick = await _tick(connection, opening.tick)
+                tick = await tick_row(connection, opening.tick)
             if tick.execution != opening.execution:
                 message = f"This tick is {tick.status} already; a tick happens once."
                 return Opened(TickPlan(decision="end", status=tick.status, reason="done_before", message=message))
-            if not tick.is_open:
-                return Opened(_ended(tick))
-            refusal = _refusal(tick, routine, opening.at)
-            if refusal is not None or routine is None:
-                reason, message = refusal or ("deleted", "The routine was deleted.")
-                return Opened(await _skip(connection, tick, reason, message, opening.at))
-            return await self._admit(connection, routine, tick, opening.at)
+            return await admit(connection, routine, tick, opening.at, self._max_running)
 
     async def admit(self, tick_id: str, at: datetime) -> Opened:
         """Ask again for a tick that waits. Safe to repeat."""
         async with self._ledger.write() as connection:
             name = await connection.scalar(select(ticks.c.routine).where(ticks.c.id == tick_id))
-            routine = await _routine(connection, name or "")
-            tick = await _tick(connection, tick_id)
-            if not tick.is_open:
-                return Opened(_ended(tick))
-            if routine is None:
-                return Opened(await _skip(connection, tick, "deleted", "The routine was deleted.", at))
-            return await self._admit(connection, routine, tick, at)
-
-    async def _admit(self, connection: Statements, routine: RoutineRecord, tick: TickRecord, at: datetime) -> Opened:
-        definition = tick.routine_then
-        if tick.status in RUNNING:
-            return Opened(_plan(definition))
-        others = [other for other in await _open_ticks(connection, tick.routine) if other.id != tick.id]
-        running = [other for other in others if other.status in RUNNING]
-        before = [other for other in others if other.status == "queued" and _order(other) < _order(tick)]
-        in_the_way = [
-            other
-            for other in (*running, *before)
-            # What people asked for is not ended for a schedule, and a newer tick not for an older one.
-            if other.source not in ASKED_FOR and _order(other) < _order(tick)
-        ]
-        waiting = [other for other in others if other.status == "queued"]
-        ends: dict[str, tuple[str, ...]] = {}
-        # A person who asks for a tick wants it done, and a backfill all of its ticks: they wait their turn.
-        overlap = "buffer_all" if tick.source in ASKED_FOR else definition.overlap
-        fresh = tick.message is None
-        if (running or before) and overlap != "allow_all":
-            first = (running or before)[0]
-            match overlap:
-                case "skip" if fresh:
-                    why = f"Skipped: the tick of {_shown(first)} was not done ({first.status})."
-                    return Opened(await _skip(connection, tick, "overlap", why, at))
-                case "buffer_one" if fresh and waiting:
-                    why = f"Skipped: the tick of {_shown(waiting[0])} waits already."
-                    return Opened(await _skip(connection, tick, "overlap", why, at))
-                case "buffer_all" if fresh and len(waiting) >= MOST_WAITING:
-                    why = f"Skipped: {len(waiting)} ticks wait already."
-                    return Opened(await _skip(connection, tick, "overlap", why, at))
-                case "cancel_other":
-                    ends = {"cancel": tuple(other.id for other in in_the_way)}
-                case "terminate_other":
-                    ends = {"terminate": tuple(other.id for other in in_the_way)}
-                case _:
-                    pass
-            return Opened(await _wait(connection, tick, f"Waits for the tick of {_shown(first)}."), **ends)
-        await connection.lock(_CAP_LOCK)
-        if await _running(connection) >= self._max_running:
-            why = f"Waits: {self._max_running} ticks run at once (`max_ticks` in [routines])."
-            return Opened(await _wait(connection, tick, why))
-        await connection.execute(
-            update(ticks)
-            .where(ticks.c.id == tick.id)
-            # The state as it is now: whoever waited, waited for the one who changes it.
-            .values(status="running", started_at=at, message=None, state=dict(routine.state))
-        )
-        return Opened(_plan(definition))
+            routine = await routine_row(connection, name or "")
+            tick = await tick_row(connection, tick_id)
+            return await admit(connection, routine, tick, at, self._max_running)
 
     # ---- attempts
 
@@ -278,50 +219,48 @@ class Ticks:
         """Write down which run an attempt is. Safe to repeat."""
         async with self._ledger.write() as connection:
             name = await connection.scalar(select(ticks.c.routine).where(ticks.c.id == tick_id))
-            await _routine(connection, name or "")
-            tick = await _tick(connection, tick_id)
+            routine = await routine_row(connection, name or "")
+            tick = await tick_row(connection, tick_id)
             values: dict[str, Any] = {"attempts": number, "run_id": run, "thread_id": thread, "next_try_at": None}
             if input is not None:
                 values["input"] = input
             await connection.execute(update(ticks).where(ticks.c.id == tick_id).values(**values))
-            if keep_thread:
+            if keep_thread and routine is not None and is_of(tick, routine):
                 await connection.execute(
                     update(routines)
                     .where(routines.c.name == tick.routine, routines.c.thread_id.is_(None))
                     .values(thread_id=thread)
                 )
 
-    async def attempt_ended(self, ending: EndAttempt) -> None:
-        """Write down that an attempt failed and when the next one follows."""
+    async def attempt_ended(self, ending: EndAttempt) -> tuple[str, ...]:
+        """Write down that an attempt failed and when the next one follows; the ticks that may begin meanwhile."""
         async with self._ledger.write() as connection:
             await connection.execute(
                 update(ticks)
                 .where(ticks.c.id == ending.tick, ticks.c.status.in_(RUNNING))
                 .values(status="running", reason=ending.code, message=ending.message, next_try_at=ending.next_try_at)
             )
+            return await next_waiting(connection, ending.at, self._max_running)
 
-    async def parked(self, run: str, *, parked: bool) -> str | None:
-        """Show that a tick's run waits for people, or goes on; its id, if the run is one of a tick."""
+    async def parked(self, run: str, *, parked: bool, at: datetime) -> Parked | None:
+        """Show that a tick's run waits for people, or goes on; None if the run is not the one that a tick waits for."""
         async with self._ledger.write() as connection:
             tick_id: str | None = await connection.scalar(select(runs.c.tick).where(runs.c.id == run))
             if tick_id is None:
                 return None
             name = await connection.scalar(select(ticks.c.routine).where(ticks.c.id == tick_id))
-            await _routine(connection, name or "")
-            tick = await _tick(connection, tick_id)
+            routine = await routine_row(connection, name or "")
+            tick = await tick_row(connection, tick_id)
             if tick.run_id != run or tick.status not in RUNNING:
                 return None
+            holds = parked and tick.routine_then.unattended == "hold_next"
             await connection.execute(
-                update(ticks).where(ticks.c.id == tick_id).values(status="parked" if parked else "running")
+                update(ticks)
+                .where(ticks.c.id == tick_id)
+                .values(status="parked" if parked else "running", holds=int(holds))
             )
-            if tick.routine_then.unattended == "hold_next":
-                held = routines.c.held_by.is_(None) if parked else routines.c.held_by == tick_id
-                await connection.execute(
-                    update(routines)
-                    .where(routines.c.name == tick.routine, held)
-                    .values(held_by=tick_id if parked else None)
-                )
-            return tick_id
+            await _show_holder(connection, routine, tick)
+            return Parked(tick_id, await next_waiting(connection, at, self._max_running))
 
     # ---- closing
 
@@ -334,19 +273,19 @@ class Ticks:
             name = await connection.scalar(select(ticks.c.routine).where(ticks.c.id == closing.tick))
             if name is None:
                 return Closed()  # cancelled before it was opened
-            routine = await _routine(connection, name or "")
-            tick = await _tick(connection, closing.tick)
+            routine = await routine_row(connection, name or "")
+            tick = await tick_row(connection, closing.tick)
             if tick.is_open:
                 alerts = await self._close(connection, routine, tick, closing)
             else:
                 alerts = tuple(Alert.model_validate(alert) for alert in tick.alerts or ())
-            return Closed(alerts, await self._next(connection, tick.routine, closing.at))
+            return Closed(alerts, await next_waiting(connection, closing.at, self._max_running))
 
     async def _close(
         self, connection: Statements, routine: RoutineRecord | None, tick: TickRecord, closing: CloseTick
     ) -> tuple[Alert, ...]:
         alerts: list[Alert] = []
-        if routine is not None:
+        if routine is not None and is_of(tick, routine):
             changes, alerts = _left_behind(routine, tick, closing)
             await connection.execute(update(routines).where(routines.c.name == routine.name).values(**changes))
         used = runs.c
@@ -369,35 +308,14 @@ class Ticks:
                 message=closing.message,
                 output=closing.output,
                 next_try_at=None,
+                holds=0,
                 alerts=[alert.model_dump(mode="json") for alert in alerts],
                 **dict(zip(("turns", "input_tokens", "output_tokens", "cost_micro_usd"), map(int, spent), strict=True)),
                 closed_at=closing.at,
             )
         )
+        await _show_holder(connection, routine, tick)
         return tuple(alerts)
-
-    async def _next(self, connection: Statements, routine: str, at: datetime) -> tuple[str, ...]:
-        """The ticks that may begin now: they are told, and ask to be let in. Who was told lately comes last."""
-        free = self._max_running - await _running(connection)
-        if free <= 0:
-            return ()
-        busy = select(ticks.c.routine).where(ticks.c.status.in_(RUNNING))
-        found = await connection.execute(
-            select(ticks.c.id, ticks.c.routine, ticks.c.definition)
-            .where(ticks.c.status == "queued")
-            .order_by(
-                ticks.c.routine != routine,
-                ticks.c.told_at.is_not(None),
-                ticks.c.told_at,
-                ticks.c.scheduled_at,
-                ticks.c.id,
-            )
-            .where((ticks.c.routine == routine) | ticks.c.routine.not_in(busy))
-            .limit(min(free, MOST_TOLD))
-        )
-        told = tuple(row.id for row in found)
-        await connection.execute(update(ticks).where(ticks.c.id.in_(told)).values(told_at=at))
-        return told
 
 
 def _left_behind(routine: RoutineRecord, tick: TickRecord, closing: CloseTick) -> tuple[dict[str, Any], list[Alert]]:
@@ -409,10 +327,8 @@ def _left_behind(routine: RoutineRecord, tick: TickRecord, closing: CloseTick) -
 
     changes: dict[str, Any] = {"last_tick": tick.id}
     alerts: list[Alert] = []
-    if routine.held_by == tick.id:
-        changes["held_by"] = None
     if closing.status == "completed":
-        changes |= {"previous_tick": tick.id, "state": dict(tick.state or {}), "failures": 0}
+        changes |= {"previous_tick": tick.id, "state": _changed(routine.state, tick.changes), "failures": 0}
         if routine.failing_since is not None:
             changes["failing_since"] = None
             alerts.append(alert("recovered", tick.id))
@@ -435,78 +351,47 @@ def _left_behind(routine: RoutineRecord, tick: TickRecord, closing: CloseTick) -
     return changes, alerts
 
 
-def _refusal(tick: TickRecord, routine: RoutineRecord | None, at: datetime) -> tuple[str, str] | None:
-    """Why a tick does not begin, whatever else runs: a code, and words."""
-    if routine is None or routine.deleted_at is not None:
-        return "deleted", "Skipped: the routine was deleted."
-    if routine.paused and tick.source not in ASKED_FOR:
-        return "paused", f"Skipped: the routine is paused{f': {routine.pause_note}' if routine.pause_note else '.'}"
-    if routine.held_by is not None and routine.held_by != tick.id:
-        return "held", f"Skipped: tick {routine.held_by} waits for an approval, and holds the next ones."
-    definition = routine.routine
-    late, may_be = at - tick.scheduled_at, max(definition.catch_up, LEAST_CATCH_UP) + definition.jitter
-    if tick.source == "schedule" and late > may_be:
-        return "too_late", f"Skipped: it came {words(late)} late; `catch_up` is {words(definition.catch_up) or '0s'}."
-    return None
+def _comes_after_all(tick: TickRecord, source: TickSource) -> bool:
+    """Whether a tick that did not run may run now: it was taken for lost, or people want it made up for."""
+    if tick.status == "missed" and tick.execution is None:
+        return True
+    return source == "backfill" and tick.status in ("missed", "skipped")
 
 
-def _plan(definition: Routine) -> TickPlan:
-    return TickPlan(
-        decision="run",
-        agent=definition.agent,
-        timeout=definition.timeout,
-        attempt_timeout=definition.attempt_timeout,
-        on_failure=definition.on_failure,
-        retry=definition.ladder,
-        unattended=definition.unattended,
+def _changed(state: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The routine's state with what a tick changed, key by key: ticks at the same time do not undo each other's."""
+    said = changes or {}
+    gone = set(said.get("gone", ()))
+    return {key: value for key, value in {**state, **said.get("set", {})}.items() if key not in gone}
+
+
+async def _show_holder(connection: Statements, routine: RoutineRecord | None, tick: TickRecord) -> None:
+    """Which parked tick holds the next ones, if any does."""
+    if routine is None or not is_of(tick, routine):
+        return
+    holder = await connection.scalar(
+        select(ticks.c.id)
+        .where(ticks.c.routine == routine.name, ticks.c.incarnation == routine.incarnation, ticks.c.holds == 1)
+        .order_by(ticks.c.scheduled_at, ticks.c.id)
+        .limit(1)
     )
+    if holder != routine.held_by:
+        await connection.execute(update(routines).where(routines.c.name == routine.name).values(held_by=holder))
 
 
-def _ended(tick: TickRecord) -> TickPlan:
-    return TickPlan(decision="end", status=tick.status, reason=tick.reason, message=tick.message)
-
-
-async def _skip(connection: Statements, tick: TickRecord, reason: str, message: str, at: datetime) -> TickPlan:
-    await connection.execute(
-        update(ticks)
-        .where(ticks.c.id == tick.id)
-        .values(status="skipped", reason=reason, message=message, closed_at=at)
-    )
-    return TickPlan(decision="end", status="skipped", reason=reason, message=message)
-
-
-async def _wait(connection: Statements, tick: TickRecord, why: str) -> TickPlan:
-    await connection.execute(update(ticks).where(ticks.c.id == tick.id).values(message=why))
-    return TickPlan(decision="wait", status="queued", message=why)
-
-
-async def _routine(connection: Statements, name: str) -> RoutineRecord | None:
+async def routine_row(connection: Statements, name: str) -> RoutineRecord | None:
     """Within a transaction: the routine's row, which nobody else changes until its end."""
     row = (await connection.execute(select(routines).where(routines.c.name == name).with_for_update())).first()
     return RoutineRecord(*row) if row is not None else None
 
 
-async def _tick(connection: Statements, tick: str) -> TickRecord:
+async def tick_row(connection: Statements, tick: str) -> TickRecord:
+    """Within a transaction: the tick's row, which nobody else changes until its end.
+
+    Raises:
+        RoutineNotFound: There is none of this id.
+    """
     row = (await connection.execute(select(ticks).where(ticks.c.id == tick).with_for_update())).first()
     if row is None:
         raise RoutineNotFound(f"There is no tick {tick!r}.")
     return TickRecord(*row)
-
-
-async def _open_ticks(connection: Statements, routine: str) -> list[TickRecord]:
-    query = select(ticks).where(ticks.c.routine == routine, ticks.c.status.in_(OPEN_TICK_STATUSES))
-    found = [TickRecord(*row) for row in await connection.execute(query)]
-    return sorted(found, key=_order)
-
-
-async def _running(connection: Statements) -> int:
-    """Ticks that work now; one that waits for people does not."""
-    return int(await connection.scalar(select(func.count()).where(ticks.c.status == "running")) or 0)
-
-
-def _order(tick: TickRecord) -> tuple[datetime, str]:
-    return tick.scheduled_at, tick.id
-
-
-def _shown(tick: TickRecord) -> str:
-    return f"{tick.scheduled_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -62,6 +62,7 @@ def upgrade() -> None:
         sa.Column("changed_at", Instant(), nullable=False),
         sa.Column("changed_by", sa.String(length=200), nullable=True),
         sa.Column("deleted_at", Instant(), nullable=True),
+        sa.Column("incarnation", sa.Integer(), nullable=False, comment="Counts how often the name was made anew."),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_routines")),
     )
     op.create_table(
@@ -91,12 +92,6 @@ def upgrade() -> None:
         sa.Column("run_id", sa.String(length=200), nullable=True, comment="Of the latest attempt."),
         sa.Column("thread_id", sa.String(length=200), nullable=True),
         sa.Column("next_try_at", Instant(), nullable=True),
-        sa.Column(
-            "told_at",
-            Instant(),
-            nullable=True,
-            comment="While it waits: when it was last told that it may ask again.",
-        ),
         sa.Column("output", sa.Text(), nullable=True, comment="The final answer, cut."),
         sa.Column(
             "alerts",
@@ -111,6 +106,16 @@ def upgrade() -> None:
         sa.Column("opened_at", Instant(), nullable=True, comment="When the engine first saw it; null: it was missed."),
         sa.Column("started_at", Instant(), nullable=True, comment="When it was let in."),
         sa.Column("closed_at", Instant(), nullable=True),
+        sa.Column(
+            "told_at",
+            Instant(),
+            nullable=True,
+            comment="While it waits: when it was last told that it may ask again.",
+        ),
+        sa.Column("incarnation", sa.Integer(), nullable=False, comment="Of its routine; made anew is another."),
+        sa.Column("overlap", sa.String(length=20), nullable=False, comment="While another one is not done."),
+        sa.Column("holds", sa.Integer(), nullable=False, comment="1: it is parked, and the next ones wait for that."),
+        sa.Column("changes", Json(), nullable=True, comment="What its calls changed in the state: `set` and `gone`."),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ticks")),
     )
     with op.batch_alter_table("ticks", schema=None) as batch_op:
