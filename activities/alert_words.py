@@ -77,6 +77,8 @@ def _title(shown: AlertShown) -> str:
             return f"Not fired in time: routine {name}"
         case "not_finished":
             return f"Not finished in time: routine {name}"
+        case "parked":
+            return f"Waits for a person: routine {name}"
         case "paused":
             return f"Paused after {_failures(shown)}: routine {name}"
 
@@ -103,6 +105,9 @@ def _lead(shown: AlertShown) -> Iterator[str]:
             yield from map(_waits, shown.questions)
             if tick.status == "queued" and tick.message:
                 yield _said(tick.message) or ""
+        case "parked":
+            yield f"A tick of the routine {name} cannot go on without a person, though it is `unattended: deny`."
+            yield from map(_waits, shown.questions) if shown.questions else ("Somebody has answered meanwhile.",)
         case "paused":
             yield f"The routine {name} is paused after {_failures(shown)} in a row: no trigger fires now."
             yield f"The last one: {_why(tick)}"
@@ -197,7 +202,7 @@ def _next(shown: AlertShown, next_fire: datetime | None) -> Iterator[str]:
     elif shown.routine.paused:
         yield f"Next try: none, the routine is paused. Go on with: horarium routine resume {shown.routine.name}"
     elif next_fire is not None:
-        label = "Next fire" if shown.alert.event in ("recovered", "not_finished", "not_fired") else "Next try"
+        label = "Next fire" if shown.alert.event in ("recovered", "not_finished", "parked", "not_fired") else "Next try"
         yield f"{label}: {_local(next_fire, zone)}"
     else:
         yield "Next try: none that time sets off."

@@ -32,7 +32,7 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.grants import Grant, Grants
 from horarium.ledger.journal import Journal, StepClaim
 from horarium.ledger.runs import RunRecord, Runs
-from horarium.ledger.ticks import Ticks
+from horarium.ledger.ticks import TickRecord, Ticks
 from horarium.people import is_among
 from horarium.plans import gate_of, listed, people_of, rule_for, rule_named
 from horarium.problems import near_miss
@@ -146,7 +146,7 @@ class Deciding:
                 arguments=arguments,
                 at=asking.requested_at,
                 routine=tick.routine if tick is not None else None,
-                counts=lambda grant: _counts(grant, gate, people),
+                counts=lambda grant: self._counts(grant, gate, people, tick),
             )
             released = grant.id if grant is not None else None
         if released is None and tick is not None and tick.routine_then.unattended == "deny":
@@ -154,6 +154,16 @@ class Deciding:
         asked = request.model_copy(update={"call": call.model_copy(update={"gate": gate})})
         not_by = asking.not_by if gate.four_eyes else ()
         return Asking(request=asked, arguments=text, people=people, not_by=not_by, released_by=released, denied=denied)
+
+    def _counts(self, grant: Grant, gate: Gate, people: Sequence[str], tick: TickRecord | None) -> bool:
+        """Whether a grant counts under the rule that fits now: if whoever gave it may decide alone under that one."""
+        if grant.scope != "routine":
+            return gate.remember is not None and (not people or is_among(grant.granted_by, people))
+        if tick is None or not grant.is_of(tick.routine_then) or gate.required != 1 or gate.four_eyes:
+            return False
+        if self._witness.required and (tick.event or {}).get("input") is not None:
+            return False  # whoever reaches Temporal's port can start a tick with an input of his own
+        return not people or (grant.granter is not None and is_among(grant.granter, people))
 
     async def _agent_of(self, run: RunRecord) -> Agent:
         return (await self._catalog.agent(run.agent, run.version or 0)).agent
@@ -461,10 +471,3 @@ def refusal(outcome: ApprovalOutcome) -> str:
         "This decision is final for this run. Do not make the call again, neither in the same nor in another form; "
         "go on without it, or say what you could not do."
     )
-
-
-def _counts(grant: Grant, gate: Gate, people: Sequence[str]) -> bool:
-    """Whether a grant counts under the rule that fits now: if whoever gave it may decide alone under that one."""
-    routines = gate.required == 1 and not gate.four_eyes
-    alone = routines if grant.scope == "routine" else gate.remember is not None
-    return alone and (not people or is_among(grant.granted_by, people))

@@ -32,6 +32,7 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Journal, StepClaim, StepRecord
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import ThreadMessage, Threads
+from horarium.ledger.ticks import Ticks
 from horarium.plans import plan_problems
 from horarium.project import AgentFiles
 from horarium.protocol import (
@@ -82,6 +83,7 @@ class Opening:
         self._approvals = Approvals(ledger)
         self._gatekeeper = Gatekeeper(ledger)
         self._journal = Journal(ledger)
+        self._ticks = Ticks(ledger)
         self._catalog = catalog
         self._temporal = temporal
         self._files = agents
@@ -104,7 +106,7 @@ class Opening:
         version = await self._agents.get(request.agent, request.version)
         agent = version.agent
         served = await self._tools_are_served(agent)
-        not_by = await self._starters(request)
+        not_by = await self._starters(run, request)
         self._plan_can_be_kept(agent, served, not_by)
         thread = await self._thread_of(run, request)
         owed = await self._owed(run, request, agent, thread)
@@ -134,16 +136,24 @@ class Opening:
             not_by=not_by,
         )
 
-    async def _starters(self, request: RunRequest) -> tuple[str, ...]:
-        """Who started the run, and those that it goes on with: the people that four eyes keep out."""
-        starters, before = [request.requested_by], request.resume_from
+    async def _starters(self, run: str, request: RunRequest) -> tuple[str, ...]:
+        """Who started the run, and those that it goes on with: the people that four eyes keep out.
+
+        Of a tick's run also who asked for the tick.
+        """
+        starters, before = [request.requested_by, await self._asked_by(run)], request.resume_from
         for _ in range(RESUMED_RUNS):
             if before is None:
                 break
             record = await self._runs.get(before)
-            starters.append(record.requested_by)
+            starters += [record.requested_by, await self._asked_by(before) if record.tick is not None else None]
             before = record.resume_from
         return tuple(dict.fromkeys(name for name in starters if name))
+
+    async def _asked_by(self, run: str) -> str | None:
+        tick = await self._ticks.of_run(run)
+        by = (tick.event or {}).get("by") if tick is not None else None
+        return str(by) if by else None
 
     def _plan_can_be_kept(self, agent: Agent, served: Mapping[str, ServedTool], not_by: tuple[str, ...]) -> None:
         """Refuse a run whose approvals nobody could ever give.

@@ -6,23 +6,31 @@ is lost does no harm, because whoever waits for it asks again by itself.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 import structlog
 from temporalio import activity
 from temporalio.client import Client as TemporalClient
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from horarium import contract
 from horarium.content import digest
 from horarium.contract import RunRequest
 from horarium.errors import HorariumError
 from horarium.ids import run_id_for_key, thread_id_for_run
-from horarium.ledger.admission import Opened
+from horarium.ledger.admission import Opened, is_of
 from horarium.ledger.agents import Agents
+from horarium.ledger.alerts import Alerts
 from horarium.ledger.database import Ledger
 from horarium.ledger.routines import Routines
 from horarium.ledger.runs import Runs
+from horarium.ledger.threads import Threads
 from horarium.ledger.ticks import TickRecord, Ticks
 from horarium.project import AgentFiles
 from horarium.routines import Routine
@@ -32,14 +40,18 @@ from horarium.tick_protocol import (
     ADMIT_TICK,
     CLOSE_TICK,
     END_ATTEMPT,
+    LOOK_AT_ATTEMPT,
     OPEN_ATTEMPT,
     OPEN_TICK,
     SIGNAL_ADMITTED,
     AdmitTick,
+    Alert,
     Attempt,
+    AttemptNow,
     ClosedTick,
     CloseTick,
     EndAttempt,
+    LookAtAttempt,
     OpenAttempt,
     OpenTick,
     TickPlan,
@@ -51,6 +63,15 @@ IMPORTED = "foundry."
 OVERLAPPED = "The next tick of its routine ended it (`overlap: terminate_other`)."
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What the run of an attempt is begun with."""
+
+    version: int | None
+    thread: str
+    input: str | None
+
+
 class TickKeeper:
     """The activities of a tick and what they need."""
 
@@ -58,6 +79,8 @@ class TickKeeper:
         self._ticks = Ticks(ledger, max_running=settings.routines.max_ticks)
         self._routines = Routines(ledger)
         self._runs = Runs(ledger)
+        self._threads = Threads(ledger)
+        self._alerts = Alerts(ledger)
         self._agents = Agents(ledger)
         self._temporal = temporal
         self._files = files
@@ -91,41 +114,75 @@ class TickKeeper:
         for tick in await self._ticks.attempt_ended(ending):
             await self._send(tick, SIGNAL_ADMITTED)
 
+    @activity.defn(name=LOOK_AT_ATTEMPT)
+    async def look_at_attempt(self, looking: LookAtAttempt) -> AttemptNow:
+        """Say whether the run of an attempt waits for people, and tell them where nobody is expected to look."""
+        tick = await self._ticks.get(looking.tick)
+        run = run_id_for_key(tick.tenant, f"{tick.id}/{looking.number}")
+        parked = (await self._runs.get(run)).status == "requires_action"
+        if parked and tick.routine_then.unattended == "deny":
+            await self._hand_on(await self._alerts.parked(tick, run, looking.at), looking.at)
+        return AttemptNow(parked=parked)
+
     @activity.defn(name=CLOSE_TICK)
     async def close_tick(self, closing: CloseTick) -> ClosedTick:
-        """Write down how the tick ended, and let in who waited for that."""
+        """Write down how the tick ended, hand on whom that concerns, and let in who waited for it."""
         closed = await self._ticks.close(closing)
+        await self._hand_on(closed.alerts, closing.at)
+        await self._runs.drop_unread(closing.tick)
         for tick in closed.next:
             await self._send(tick, SIGNAL_ADMITTED)
         return ClosedTick(alerts=closed.alerts)
 
     async def _opened(self, tick: TickRecord, number: int) -> Attempt:
         routine = tick.routine_then
-        record = await self._routines.current(tick.routine)
         run = run_id_for_key(tick.tenant, f"{tick.id}/{number}")
         resumes = run_id_for_key(tick.tenant, f"{tick.id}/{number - 1}") if number > 1 else None
-        text = None
-        if number == 1:
-            text = tick.input if tick.input is not None else await self._input(tick)
-        await self._newest(routine.agent)
-        version = (await self._agents.get(routine.agent, routine.version)).version
-        keep = routine.conversation == "continue"
-        thread = tick.thread_id or (record.thread_id if keep and record is not None else None) or thread_id_for_run(run)
+        asked = await self._runs.asked(run)
+        if asked is not None and asked.run.tick == tick.id:
+            # Whoever wrote it down died right after; meanwhile the agent or the routine may have changed.
+            begun = _Begun(asked.run.version, asked.run.thread_id, asked.input)
+        else:
+            begun = await self._begun(tick, run, resumes)
         request = RunRequest(
             agent=routine.agent,
-            version=version if number == 1 else await self._version_before(resumes, version),
-            thread=thread,
+            version=begun.version,
+            thread=begun.thread,
             tenant=tick.tenant,
             requested_by=routine.starter,
             resume_from=resumes,
             metadata={"routine": routine.name, "tick": tick.id} | _labels(routine),
         )
-        asked = request.model_copy(update={"input": text})
-        await self._runs.create(
-            run, asked, key=None, request_digest=digest({"request": asked.model_dump(mode="json")}), tick=tick.id
+        if asked is None or asked.run.tick != tick.id:
+            whole = request.model_copy(update={"input": begun.input})
+            request_digest = digest({"request": whole.model_dump(mode="json")})
+            await self._runs.create(run, whole, key=None, request_digest=request_digest, tick=tick.id)
+        keep = routine.conversation == "continue"
+        await self._ticks.attempt_opened(
+            tick.id, number, run=run, thread=begun.thread, input=begun.input, keep_thread=keep
         )
-        await self._ticks.attempt_opened(tick.id, number, run=run, thread=thread, input=text, keep_thread=keep)
         return Attempt(run=run, request=request)
+
+    async def _begun(self, tick: TickRecord, run: str, resumes: str | None) -> _Begun:
+        routine, text = tick.routine_then, None
+        if resumes is None:
+            text = tick.input if tick.input is not None else await self._input(tick)
+        await self._newest(routine.agent)
+        newest = (await self._agents.get(routine.agent, routine.version)).version
+        return _Begun(await self._version_before(resumes, newest), await self._thread(tick, run), text)
+
+    async def _thread(self, tick: TickRecord, run: str) -> str:
+        """That of the attempt before; else, with `conversation: continue`, the routine's, unless it was deleted."""
+        if tick.thread_id is not None:
+            return tick.thread_id
+        if tick.routine_then.conversation == "continue":
+            record = await self._routines.current(tick.routine)
+            if record is not None and record.thread_id is not None and is_of(tick, record):
+                if not await self._threads.is_gone(record.thread_id, tick.tenant):
+                    return record.thread_id
+                log.info("routine.new_conversation", routine=record.name, gone=record.thread_id)
+                await self._threads.leave(record.thread_id)
+        return thread_id_for_run(run)
 
     async def _version_before(self, resumes: str | None, newest: int) -> int:
         """A resumed attempt goes on with the version that its steps were made with."""
@@ -199,6 +256,20 @@ class TickKeeper:
         status: Literal["failed", "cancelled"] = "failed" if failed else "cancelled"
         closing = CloseTick(tick=tick, status=status, code=code, message=message, at=datetime.now(UTC))
         return await self.close_tick(closing)
+
+    async def _hand_on(self, alerts: Sequence[Alert], at: datetime) -> None:
+        """Have alerts told, each by a workflow of its own. The watch does it where this process dies before."""
+        for alert in alerts:
+            with contextlib.suppress(WorkflowAlreadyStartedError):
+                await self._temporal.start_workflow(
+                    contract.ROUTINE_ALERT_WORKFLOW,
+                    alert,
+                    id=alert.workflow_id,
+                    task_queue=contract.ENGINE_QUEUE,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    static_summary=f"{alert.routine}: {alert.event}",
+                )
+        await self._alerts.handed_on(alerts, at)
 
     async def _send(self, workflow: str, signal: str, *arguments: object) -> None:
         try:

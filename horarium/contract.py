@@ -7,10 +7,11 @@ given another meaning; the strings never change.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import math
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from horarium.definitions import Limits
 
@@ -46,6 +47,8 @@ MAX_INLINE_INPUT_CHARS = 16_000
 MAX_OUTPUT_CHARS = 4_000
 MAX_MESSAGE_CHARS = 16_000
 MAX_ARGUMENT_CHARS = 16_000
+MAX_TICK_ID_CHARS = 200
+MAX_EVENT_DEPTH = 100
 
 Status = Literal[
     "queued", "in_progress", "requires_action", "completed", "incomplete", "failed", "cancelled", "expired"
@@ -75,7 +78,40 @@ def _a_name(name: str) -> str:
     return name
 
 
+def _a_calendar_time(at: datetime) -> datetime:
+    at = at.astimezone(UTC) if 1 < at.year < 9999 else at
+    if not 1970 <= at.year <= 9000:
+        raise ValueError("is not between the years 1970 and 9000")
+    return at
+
+
+def _as_storable(event: dict[str, Any]) -> dict[str, Any]:
+    """What cannot be stored is replaced and not refused: whoever sets off a tick repeats what others wrote."""
+    return {_replaced(name): _storable(value, 1) for name, value in event.items()}
+
+
+def _storable(value: Any, depth: int) -> Any:
+    if depth > MAX_EVENT_DEPTH:
+        raise ValueError(f"is nested deeper than {MAX_EVENT_DEPTH}")
+    match value:
+        case str():
+            return _replaced(value)
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict():
+            return {_replaced(str(name)): _storable(item, depth + 1) for name, item in value.items()}
+        case list() | tuple():
+            return [_storable(item, depth + 1) for item in value]
+        case _:
+            return value
+
+
+def _replaced(text: str) -> str:
+    return text.replace("\x00", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
 Text = Annotated[str, AfterValidator(_a_storable_text)]
+Moment = Annotated[AwareDatetime, AfterValidator(_a_calendar_time)]
 Name = Annotated[Text, AfterValidator(_a_name)]
 
 
@@ -181,13 +217,13 @@ class RunStatus(Wire):
 
 
 class Proof(Wire):
-    """Who signed a decision; `horarium.proof` says over what.
+    """Who signed a decision, or an order about a routine; `horarium.proof` says over what.
 
     Made by the gateway, after it has authenticated the person, or by a service that holds an approver key.
     """
 
     key: str = Field(max_length=40, description="Id of the key that signed.")
-    expires_at: datetime = Field(description="The decision must be carried out before.")
+    expires_at: datetime = Field(description="It must be carried out before.")
     nonce: str = Field(min_length=8, max_length=64)
     signature: str = Field(max_length=200, description="Ed25519 over the statement, base64url without padding.")
 
@@ -325,11 +361,18 @@ class TickRequest(Wire):
     Temporal's schedules start it. Another service asks for a tick with a `RoutineOrder`.
     """
 
-    routine: str
-    trigger: str | None = Field(default=None, description="The trigger's name. None: a person, by hand.")
+    routine: Text = Field(min_length=1, max_length=63)
+    trigger: Text | None = Field(
+        default=None, max_length=63, description="The trigger's name. None: a person, by hand."
+    )
     source: TickSource = "schedule"
-    at: datetime | None = Field(default=None, description="Its scheduled time. None: what Temporal's schedule says.")
-    event: dict[str, Any] | None = Field(default=None, description="What happened, for the input template.")
+    at: Moment | None = Field(
+        default=None,
+        description="Its scheduled time, with its offset. None: what Temporal's schedule says.",
+    )
+    event: Annotated[dict[str, Any], AfterValidator(_as_storable)] | None = Field(
+        default=None, description="What happened, for the input template."
+    )
     input: Text | None = Field(
         default=None, max_length=MAX_INLINE_INPUT_CHARS, description="Instead of the routine's template."
     )
@@ -369,6 +412,7 @@ class RoutineOrder(Wire):
     key: str | None = Field(
         default=None, max_length=100, description="With `run` and `fire`: the same key sets a routine off once."
     )
+    proof: Proof | None = Field(default=None, description="Needed where the worker requires proof, but with `fire`.")
 
 
 class RoutineOrdered(Wire):

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -191,8 +191,10 @@ def _contract(example: str) -> Iterator[str]:
     yield ""
     yield "A `RoutineOrder` changes a routine or sets it off; give its workflow any id that says what it is for you:"
     yield "the same id twice is one order. It fails with an error's code as its type when it cannot be obeyed. The"
-    yield "fields of a `definition` are those of a routine's file (guides/routines.md). Ticks are started by Temporal's"
-    yield "schedules; a tick completes its workflow whatever its runs came to."
+    yield "fields of a `definition` are those of a routine's file (guides/routines.md). Where workers require proof,"
+    yield "every action but `fire` needs one. Ticks are started by Temporal's schedules; a tick completes its workflow"
+    yield "whatever its runs came to. The id of a tick that an order starts is `routine.<name>.<key>`, or has the time"
+    yield "of the order instead of a key; one of a backfill has the id of the fire that it makes up for."
     yield ""
     yield "## Sizes"
     yield ""
@@ -224,6 +226,10 @@ def _proof() -> Iterator[str]:
     )
     said = statement(_RUN, decision, key=_PROOF.key, expires_at=_PROOF.expires_at, nonce=_PROOF.nonce)
     resolution = Resolution(step=f"{_RUN}/0005", question="apr_2M8F…", verdict="retry", by="maria@ops")
+    order = RoutineOrder(action="run", routine="nightly-triage", by="maria@ops", input="Only issue 7.")
+    ordered = statement(
+        "order_01JD8M5Q0V7X3T2N9B6C4H1KZG", order, key=_PROOF.key, expires_at=_PROOF.expires_at, nonce=_PROOF.nonce
+    )
     settled = statement(_RUN, resolution, key=_PROOF.key, expires_at=_PROOF.expires_at, nonce=_PROOF.nonce)
     yield "## What a proof signs"
     yield ""
@@ -237,6 +243,12 @@ def _proof() -> Iterator[str]:
     yield "And of a resolution, which then has to name its `question`:"
     yield ""
     yield from _code("json", settled.decode())
+    yield ""
+    yield "Of an order about a routine, `order` is the id of its own workflow, and the proof is good for one workflow"
+    yield "of that id. `definition` and `payload` are digests of their JSON in that same form, `input` and `note` of"
+    yield "their text; `until`, `start` and `end` are times as `expires_at`; `order_key` is its `key`:"
+    yield ""
+    yield from _code("json", ordered.decode())
 
 
 def _payload(model: Wire) -> Iterator[str]:
@@ -326,6 +338,7 @@ _PLAIN_TYPES: dict[Any, str] = {
     float: "number",
     bool: "boolean",
     datetime: "time",
+    AwareDatetime: "time",
     timedelta: "duration",
     Path: "path",
     Any: "any",

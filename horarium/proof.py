@@ -1,8 +1,8 @@
-"""Who decided, proved by a signature: approver keys, what they sign, and how it is verified.
+"""Who said it, proved by a signature: approver keys, what they sign, and how it is verified.
 
-Whoever reaches Temporal's port can send a decision. Where proof is required, one counts only with an Ed25519 signature
-over everything it says, made by the gateway after it has authenticated the person, or by a service that holds a key of
-its own. A key says whom it may sign for. Workers that only verify need no private key.
+Whoever reaches Temporal's port can send a decision, or an order about a routine. Where proof is required, one counts
+only with an Ed25519 signature over everything it says, made by the gateway after it has authenticated the person, or by
+a service that holds a key of its own. A key says whom it may sign for. Workers that only verify need no private key.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pydantic import (
 )
 
 from horarium.content import canonical, digest, digest_text
-from horarium.contract import Decision, Proof, Remember, Resolution
+from horarium.contract import Decision, Proof, Remember, Resolution, RoutineOrder
 from horarium.errors import ConfigError, NotFound, ProofInvalid
 from horarium.people import is_among
 from horarium.secrets import conceal, reveal
@@ -50,7 +50,8 @@ LOCK_SECONDS = 10.0  # a key is written in milliseconds
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Bytes32 = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$")]  # as base64url without padding
-Said = TypeVar("Said", Decision, Resolution)
+Signable = Decision | Resolution | RoutineOrder
+Said = TypeVar("Said", Decision, Resolution, RoutineOrder)
 
 
 class Key(BaseModel):
@@ -97,23 +98,29 @@ class Key(BaseModel):
 _KEYS = TypeAdapter(list[Key])
 
 
-def statement(run: str, said: Decision | Resolution, *, key: str, expires_at: datetime, nonce: str) -> bytes:
-    """What is signed: everything a decision or a resolution says, with digests in place of long texts.
+def statement(workflow: str, said: Signable, *, key: str, expires_at: datetime, nonce: str) -> bytes:
+    """What is signed: everything that is said, with digests in place of long texts.
+
+    Args:
+        workflow: The run that is decided about, or the id of the order's own workflow.
 
     Raises:
         ProofInvalid: It says what no JSON can, so no signature could be over it.
     """
     try:
-        return canonical(_body(run, said, key, expires_at, nonce)).encode()
+        return canonical(_body(workflow, said, key, expires_at, nonce)).encode()
     except (TypeError, ValueError, OverflowError):
         raise ProofInvalid(
             "What it says cannot be signed.", hint="Arguments and bounds are plain JSON, times have a zone."
         ) from None
 
 
-def _body(run: str, said: Decision | Resolution, key: str, expires_at: datetime, nonce: str) -> dict[str, Any]:
+def _body(workflow: str, said: Signable, key: str, expires_at: datetime, nonce: str) -> dict[str, Any]:
     if expires_at.tzinfo is None:
         raise ValueError("no zone")
+    proof = {"v": 1, "by": said.by, "key": key, "expires_at": _time(expires_at), "nonce": nonce}
+    if isinstance(said, RoutineOrder):
+        return proof | _order(workflow, said)
     if isinstance(said, Decision):
         body: dict[str, Any] = {
             "kind": "decision",
@@ -125,15 +132,25 @@ def _body(run: str, said: Decision | Resolution, key: str, expires_at: datetime,
         }
     else:
         body = {"kind": "resolution", "subject": said.question, "step": said.step, "output": _digest(said.output)}
-    return body | {
-        "v": 1,
-        "run": run,
-        "verdict": said.verdict,
-        "by": said.by,
-        "comment": _digest(said.comment),
-        "key": key,
-        "expires_at": expires_at.astimezone(UTC).isoformat(timespec="microseconds"),
-        "nonce": nonce,
+    return proof | body | {"run": workflow, "verdict": said.verdict, "comment": _digest(said.comment)}
+
+
+def _order(workflow: str, said: RoutineOrder) -> dict[str, Any]:
+    return {
+        "kind": "routine-order",
+        "order": workflow,
+        "action": said.action,
+        "routine": said.routine,
+        "tenant": said.tenant,
+        "definition": digest(said.definition) if said.definition is not None else None,
+        "input": _digest(said.input),
+        "note": _digest(said.note),
+        "until": _time(said.until),
+        "start": _time(said.start),
+        "end": _time(said.end),
+        "event": said.event,
+        "payload": digest(said.payload) if said.payload is not None else None,
+        "order_key": said.key,
     }
 
 
@@ -152,28 +169,31 @@ class Signer:
         """Of the key."""
         return self.key.id
 
-    def sign(self, run: str, said: Said, *, lasts: timedelta = LASTS) -> Said:
-        """The decision with its proof.
+    def sign(self, workflow: str, said: Said, *, lasts: timedelta = LASTS) -> Said:
+        """The decision or order with its proof.
 
         Args:
+            workflow: The run that is decided about, or the id of the order's own workflow.
             lasts: How long after now it may still be carried out.
 
         Raises:
-            ConfigError: The key may not sign for this person.
+            ConfigError: The key may not sign for this person, or an order names none.
             ProofInvalid: A resolution names no question, or a decision no verdict: nothing would bind it. Or it says
                 what no JSON can.
         """
-        return said.model_copy(update={"proof": self._proof(run, said, lasts)})
+        return said.model_copy(update={"proof": self._proof(workflow, said, lasts)})
 
-    def _proof(self, run: str, said: Decision | Resolution, lasts: timedelta) -> Proof:
+    def _proof(self, workflow: str, said: Signable, lasts: timedelta) -> Proof:
+        if said.by is None:
+            raise ConfigError("The order does not say who wants it.", hint="Give `by`.")
         if not self.key.may_sign_for(said.by):
             raise ConfigError(f"The key {self.id} may not sign for {said.by!r}.", hint="Use the person's own name.")
         if isinstance(said, Resolution) and said.question is None:
             raise ProofInvalid("A resolution is signed with the question it answers.", hint="Give `question`.")
-        if said.verdict is None:
+        if not isinstance(said, RoutineOrder) and said.verdict is None:
             raise ProofInvalid("A decision is signed with its verdict.", hint="Give `verdict`.")
         expires_at, nonce = datetime.now(UTC) + lasts, secrets.token_urlsafe(16)
-        signature = self._private.sign(statement(run, said, key=self.id, expires_at=expires_at, nonce=nonce))
+        signature = self._private.sign(statement(workflow, said, key=self.id, expires_at=expires_at, nonce=nonce))
         return Proof(key=self.id, expires_at=expires_at, nonce=nonce, signature=_encoded(signature))
 
 
@@ -216,21 +236,21 @@ class KeyRing:
                 return Signer(key)
         return None
 
-    def verify(
-        self, run: str, said: Decision | Resolution, at: datetime, *, recorded_at: datetime | None = None
-    ) -> str:
+    def verify(self, workflow: str, said: Signable, at: datetime, *, recorded_at: datetime | None = None) -> str:
         """The id of the key that proves who said this.
 
         Args:
+            workflow: The run that it was said of, or the id of the order's own workflow.
             recorded_at: When this very proof was verified and written down: what has expired since was in time. All
                 else is checked as ever.
 
         Raises:
             ProofInvalid: It is not proved; says why.
         """
-        proof = said.proof
+        proof, orders = said.proof, isinstance(said, RoutineOrder)
         if proof is None:
-            raise ProofInvalid("It carries no proof, and proof is required here.", hint="Decide through the gateway.")
+            hint = "Give it with `by`, where a key for that name is." if orders else "Decide through the gateway."
+            raise ProofInvalid("It carries no proof, and proof is required here.", hint=hint)
         key = next((key for key in self.public_only().all() if key.id == proof.key), None)
         if key is None:
             raise ProofInvalid(f"There is no key {proof.key!r} here.")
@@ -242,12 +262,12 @@ class KeyRing:
             raise ProofInvalid("Its proof says no time zone, so nobody knows when it ends.")
         if (recorded_at or at) - LEEWAY > proof.expires_at:
             ended = proof.expires_at.isoformat(sep=" ", timespec="seconds")
-            raise ProofInvalid(f"Its proof expired at {ended}.", hint="Decide again.")
-        if not key.may_sign_for(said.by):
+            raise ProofInvalid(f"Its proof expired at {ended}.", hint="Give it again." if orders else "Decide again.")
+        if said.by is None or not key.may_sign_for(said.by):
             raise ProofInvalid(f"The key {key.id} may not sign for {said.by!r}.")
         if isinstance(said, Resolution) and said.question is None:
             raise ProofInvalid("It names no question, so its proof would be good for any.")
-        signed = statement(run, said, key=proof.key, expires_at=proof.expires_at, nonce=proof.nonce)
+        signed = statement(workflow, said, key=proof.key, expires_at=proof.expires_at, nonce=proof.nonce)
         try:
             Ed25519PublicKey.from_public_bytes(_decoded(key.public)).verify(_decoded(proof.signature), signed)
         except (InvalidSignature, ValueError, binascii.Error):
@@ -454,6 +474,12 @@ def _read(text: str) -> Key:
 def _remembered(remember: Remember) -> dict[str, Any]:
     # The bounds as they are: in pydantic's JSON an infinity becomes null, and both would have one signature.
     return remember.model_dump(mode="json", exclude={"bounds"}) | {"bounds": remember.bounds}
+
+
+def _time(moment: datetime | None) -> str | None:
+    if moment is not None and moment.tzinfo is not None:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds") if moment is not None else None
 
 
 def _digest(text: str | None) -> str | None:

@@ -25,17 +25,24 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.routines import RoutineRecord, Routines
 from horarium.ledger.ticks import TickRecord, Ticks
 from horarium.problems import sentences
+from horarium.proof import KeyRing
 from horarium.routines import OnFailure, Overlap, Routine, Unattended
+from horarium.settings import Settings
 
 ORDER_PATIENCE = timedelta(seconds=60)
+BACKFILL_PATIENCE = timedelta(minutes=10)  # its ticks are started one after the other
 TRIGGER = "main"  # of a routine that is made with one
 ORDER_TASK_TIMEOUT = timedelta(seconds=2)
 
 
 class RoutineClient:
-    """The part of `Client` that is about routines."""
+    """The part of `Client` that is about routines.
+
+    What changes one or has it run is signed, when there is a key for who wants it (`by`).
+    """
 
     temporal: TemporalClient
+    settings: Settings | None
 
     def require_ledger(self) -> Ledger:
         """The ledger."""
@@ -74,10 +81,11 @@ class RoutineClient:
             input: A Jinja template; it knows `previous`, `last`, `state`, `tick` and `event`.
             cron: With `time_zone`; or give `every` (`"90m"`), `at` or `event` instead.
             alert: Apprise addresses, each by reference: `${TEAMS_ALERT_URL}`.
-            by: Who wants it.
+            by: Who wants it; it is in this name that preapproved calls are released.
 
         Raises:
             ConfigError: It cannot be deployed; names everything that is wrong with it.
+            ProofInvalid: The workers require proof, and there is no key for `by` here. So for every order but an event.
             Conflict: The name is another tenant's.
             Unreachable: Temporal, or a worker, does not answer.
         """
@@ -180,7 +188,9 @@ class RoutineClient:
     async def backfill_routine(
         self, name: str, start: datetime, end: datetime, *, tenant: str = "default", by: str | None = None
     ) -> RoutineOrdered:
-        """Start a tick for each fire from `start` to `end` that has none; at most 1,000. Safe to repeat.
+        """Start a tick for each fire from `start` to `end` that has none, or did not run; at most 1,000.
+
+        They begin in the order of their times. Safe to repeat.
 
         Raises:
             RoutineNotFound: There is none.
@@ -242,8 +252,9 @@ class RoutineClient:
         order = RoutineOrder.model_validate({"action": action, "routine": routine, "tenant": tenant, "by": by, **rest})
         key = order.key
         name = order_id(tenant, action, routine or order.event or "", key) if key is not None else new_order_id()
+        patience = BACKFILL_PATIENCE if action == "backfill" else ORDER_PATIENCE
         try:
-            return await asyncio.wait_for(self._obeyed(name, order), ORDER_PATIENCE.total_seconds())
+            return await asyncio.wait_for(self._obeyed(name, self._proven(name, order)), patience.total_seconds())
         except WorkflowFailureError as error:
             raise _raised(error.cause) from error
         except TimeoutError as error:
@@ -253,6 +264,12 @@ class RoutineClient:
             ) from error
         except RPCError as error:
             raise Unreachable(f"Temporal does not serve this: {error.message}.", hint="Try: horarium doctor") from error
+
+    def _proven(self, name: str, order: RoutineOrder) -> RoutineOrder:
+        if order.by is None or order.action == "fire" or self.settings is None:
+            return order
+        signer = KeyRing.of(self.settings).signer(order.by)
+        return signer.sign(name, order) if signer is not None else order
 
     async def _obeyed(self, name: str, order: RoutineOrder) -> RoutineOrdered:
         try:

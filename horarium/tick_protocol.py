@@ -19,16 +19,18 @@ OPEN_TICK = "open_tick"
 ADMIT_TICK = "admit_tick"
 OPEN_ATTEMPT = "open_attempt"
 END_ATTEMPT = "end_attempt"
+LOOK_AT_ATTEMPT = "look_at_attempt"
 CLOSE_TICK = "close_tick"
 OBEY_ORDER = "obey_order"
 SEND_ALERT = "send_alert"
 WATCH_ROUTINES = "watch_routines"
 
-# Signals of a tick that are the engine's own: each says that the ledger has news.
+# Signals of a tick that are the engine's own: each says that the ledger has news, and no more. Whoever reaches
+# Temporal can send them, so what they say is asked of the ledger.
 SIGNAL_ADMITTED = "admitted"
 SIGNAL_ATTEMPT = "attempt"
 
-AlertEvent = Literal["failed", "recovered", "not_fired", "not_finished", "paused"]
+AlertEvent = Literal["failed", "recovered", "not_fired", "not_finished", "parked", "paused"]
 
 
 class OpenTick(Payload):
@@ -91,6 +93,20 @@ class EndAttempt(Payload):
     at: datetime
 
 
+class LookAtAttempt(Payload):
+    """Argument of `look_at_attempt`: whether the run of an attempt waits for people."""
+
+    tick: str
+    number: int
+    at: datetime
+
+
+class AttemptNow(Payload):
+    """Result of `look_at_attempt`."""
+
+    parked: bool = False
+
+
 class CloseTick(Payload):
     """Argument of `close_tick`."""
 
@@ -111,9 +127,14 @@ class Alert(Payload):
     occurrence: str = Field(description="Told once for each.")
     at: datetime
 
+    @property
+    def workflow_id(self) -> str:
+        """The workflow that tells it; there is one for each occurrence."""
+        return f"routine-alert.{self.routine}.{self.event}.{self.occurrence}"
+
 
 class ClosedTick(Payload):
-    """Result of `close_tick`: of what people are told."""
+    """Result of `close_tick`: of what people are told. It has been handed on."""
 
     alerts: tuple[Alert, ...] = ()
 

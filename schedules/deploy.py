@@ -24,7 +24,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from horarium.errors import Conflict, HorariumError, RoutineNotFound
 from horarium.ledger.agents import ToolCatalog
 from horarium.ledger.database import Ledger
-from horarium.ledger.grants import Grants
+from horarium.ledger.grants import Grants, definition_mark
 from horarium.ledger.routines import ManagedBy, RoutineRecord, Routines
 from horarium.routines import Routine
 from schedules import specs
@@ -87,7 +87,7 @@ class Deployment:
         for trigger in routine.timed:
             specs.timing(routine, routine.triggers[trigger], specs.since_now(_now()))
         _, changed = await self._routines.put(routine, by=by, at=_now(), managed_by=managed_by)
-        return await self.converge(routine.name, by=by), changed
+        return await self.converge(routine.name, by=by, granting=routine), changed
 
     async def delete(self, name: str, *, by: str | None) -> RoutineRecord:
         """Take a routine and its schedules away. Safe to repeat.
@@ -99,11 +99,15 @@ class Deployment:
         await self._routines.delete(name, by=by, at=_now())
         return await self.converge(name, by=by)
 
-    async def converge(self, name: str, *, by: str | None = None, also: Sequence[str] = ()) -> RoutineRecord:
-        """Make Temporal's schedules, and the standing grants, those that the routine's row stands for now.
+    async def converge(
+        self, name: str, *, by: str | None = None, also: Sequence[str] = (), granting: Routine | None = None
+    ) -> RoutineRecord:
+        """Make Temporal's schedules those that the routine's row stands for now, and end grants that it does not have.
 
         Args:
             also: Ids of schedules that somebody put there; they go away.
+            granting: The definition that is being put: `by` releases what it preapproves, if it still is the row's.
+                Nobody else who touches a routine releases anything.
 
         Raises:
             RoutineNotFound: There never was one.
@@ -116,7 +120,7 @@ class Deployment:
                 raise RoutineNotFound(
                     f"There is no routine {name!r}.", hint="See which there are: horarium routine list"
                 )
-            await self._preapprove(record, by)
+            await self._preapprove(record, by, granting)
             try:
                 until = await self._schedules(record, also, even_newer=overruled == record.generation)
             except _Newer:
@@ -134,9 +138,8 @@ class Deployment:
             return
         if change.action in ("create", "update") and change.definition is not None:
             await self._routines.put(change.definition, by=by, at=_now(), managed_by="files")
-        await self.converge(
-            change.routine, by=by, also=[item.subject for item in change.drift if item.kind in _BY_HAND]
-        )
+        also = [item.subject for item in change.drift if item.kind in _BY_HAND]
+        await self.converge(change.routine, by=by, also=also, granting=change.definition)
 
     async def _doomed(self, schedule_id: str) -> Outcome:
         change = Change(schedule_id, "delete")
@@ -146,12 +149,10 @@ class Deployment:
             return Outcome(change, error)
         return Outcome(change)
 
-    async def _preapprove(self, record: RoutineRecord, by: str | None) -> None:
-        routine = record.routine
-        if record.deleted_at is not None:
-            routine = routine.model_copy(update={"preapproved": ()})
+    async def _preapprove(self, record: RoutineRecord, by: str | None, granting: Routine | None) -> None:
+        grant = granting is not None and definition_mark(granting) == definition_mark(record.routine)
         digests = {name: tool.spec.schema_digest for name, tool in (await self._tools.all()).items()}
-        await self._grants.sync_routine(routine, digests, by=by, at=_now())
+        await self._grants.sync_routine(record.routine, digests, by=by, at=_now(), grant=grant)
 
     async def _schedules(self, record: RoutineRecord, also: Iterable[str], *, even_newer: bool) -> datetime | None:
         meant = await asyncio.to_thread(specs.schedules, record, specs.since_now(_now()))

@@ -24,8 +24,10 @@ from horarium.problems import sentences
 from horarium.routines import EventTrigger, Routine
 from horarium.settings import Settings
 from horarium.tick_protocol import OBEY_ORDER
+from horarium.toolhost import heartbeating
 from schedules.checks import Known, routine_problems
 from schedules.deploy import Deployment
+from schedules.proving import OrderProofs
 from schedules.starts import Start, Starter, starts_of_range, unscheduled_id
 
 MOST_EVENT_CHARS = contract.MAX_INLINE_INPUT_CHARS
@@ -40,22 +42,28 @@ class Orders:
         self._settings = settings
         self._routines = Routines(ledger)
         self._deployment = Deployment(ledger, temporal)
+        self._proofs = OrderProofs(ledger, settings)
 
     @activity.defn(name=OBEY_ORDER)
     async def obey_order(self, order: RoutineOrder) -> RoutineOrdered:
         """Change a routine, or have it run. Safe to repeat.
 
         Raises:
+            ProofInvalid: Proof is required, and nobody proves who gave it; nothing is done.
             RoutineNotFound: There is none of this name in the order's tenant.
             ConfigError: The order or the definition in it is wrong; names everything that is.
             Conflict: It contradicts what stands, as a key that another routine used.
             Unreachable: Temporal does not answer. Tried again.
         """
         info = activity.info()
-        return await self.obey(order, str(info.workflow_id), info.scheduled_time)
+        async with heartbeating():
+            return await self.obey(order, str(info.workflow_id), info.scheduled_time, execution=info.workflow_run_id)
 
-    async def obey(self, order: RoutineOrder, order_id: str, at: datetime) -> RoutineOrdered:
-        """As the activity, for an order that was given at a time."""
+    async def obey(
+        self, order: RoutineOrder, order_id: str, at: datetime, *, execution: str | None = None
+    ) -> RoutineOrdered:
+        """As the activity, for an order that was given at a time, by one of the workflows of its id."""
+        await self._proofs.verify(order, order_id, execution or order_id, at)
         match order.action:
             case "put":
                 return await self._put(order)
@@ -93,7 +101,7 @@ class Orders:
             raise _none(name)
         await self._deployment.delete(name, by=order.by)
         changed = before.deleted_at is None
-        said = f"The routine {name!r} is deleted; its ticks stay as evidence."
+        said = f"The routine {name!r} is deleted{_as_before(changed)}; its ticks stay as evidence."
         return RoutineOrdered(action="delete", routine=name, changed=changed, message=said)
 
     async def _pause(self, order: RoutineOrder, at: datetime) -> RoutineOrdered:
@@ -105,18 +113,16 @@ class Orders:
             raise ConfigError("`until` has passed already.", hint="Name a time that is to come, or none.")
         _, changed = await self._routines.pause(name, note=order.note, until=until, by=order.by, at=at)
         await self._deployment.converge(name, by=order.by)
-        said = f"The routine {name!r} is paused" + (
-            f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC." if until else "."
-        )
+        end = f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if until else ""
+        said = f"The routine {name!r} is paused{end}{_as_before(changed)}."
         return RoutineOrdered(action="pause", routine=name, changed=changed, message=said)
 
     async def _resume(self, order: RoutineOrder, at: datetime) -> RoutineOrdered:
         name = (await self._mine(order)).name
         _, changed = await self._routines.resume(name, by=order.by, at=at)
         await self._deployment.converge(name, by=order.by)
-        return RoutineOrdered(
-            action="resume", routine=name, changed=changed, message=f"The routine {name!r} fires again."
-        )
+        said = f"The routine {name!r} fires {'again' if changed else '(as before)'}."
+        return RoutineOrdered(action="resume", routine=name, changed=changed, message=said)
 
     # ---- running
 
@@ -154,7 +160,8 @@ class Orders:
     async def _started(
         self, order: RoutineOrder, order_id: str, starts: Sequence[Start], paused: Sequence[str] = ()
     ) -> RoutineOrdered:
-        fresh = await self._starter.start(starts, order_id)
+        start = self._starter.start_in_turn if order.action == "backfill" else self._starter.start
+        fresh = await start(starts, order_id)
         ids = [start.id for start, new in zip(starts, fresh, strict=True) if new or order.action != "backfill"]
         said = _told(order, sum(fresh), paused)
         return RoutineOrdered(
@@ -210,6 +217,10 @@ def _told(order: RoutineOrder, fresh: int, paused: Sequence[str]) -> str:
     elif order.action == "run" and not fresh:
         ticks_said = "The key had set it off before"
     return ticks_said + (f"; paused: {', '.join(paused)}." if paused else ".")
+
+
+def _as_before(changed: bool) -> str:
+    return "" if changed else " (as before)"
 
 
 def _named(order: RoutineOrder) -> str:

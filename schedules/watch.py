@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -17,6 +17,7 @@ from temporalio import activity
 from temporalio.client import Client as TemporalClient
 
 from horarium.errors import HorariumError
+from horarium.ledger.alerts import Alerts
 from horarium.ledger.database import Ledger
 from horarium.ledger.lateness import MOST_FIRES, Lateness, MissedFire, OpenTick, allowance, is_late
 from horarium.ledger.routines import ENGINE, RoutineRecord, Routines
@@ -35,6 +36,7 @@ MOST_OPEN = 5_000  # ticks whose workflows are looked for
 GRACE = timedelta(minutes=1)  # before what somebody else may be doing is done for them
 REST = timedelta(hours=6)  # between notes that nothing was due
 AT_ONCE = 8  # routines
+CLOSED: tuple[AlertEvent, ...] = ("failed", "recovered", "paused")  # what closed ticks leave to be told
 
 Converge = Callable[[str], Awaitable[object]]
 
@@ -69,6 +71,7 @@ class Watch:
     def __init__(self, ledger: Ledger, temporal: TemporalClient, *, converge: Converge, end_gone: EndGone) -> None:
         self._routines = Routines(ledger)
         self._lateness = Lateness(ledger)
+        self._alerts = Alerts(ledger)
         self._temporal = temporal
         self._converge = converge
         self._end_gone = end_gone
@@ -94,6 +97,7 @@ class Watch:
                     log.warning("watch.routine", routine=record.name, problem=str(error))
 
         await asyncio.gather(*map(look, records))
+        found.alerts.extend(await self._alerts.owed(at - GRACE))
         for tick in await self._lateness.not_finished(at):
             found.alerts.append(_alert("not_finished", tick.routine, tick.id, tick.id, at))
         if found.quiet:
@@ -113,6 +117,8 @@ class Watch:
     async def account_routines(self, accounting: Accounting) -> None:
         """Note that what these alerts say was told. Safe to repeat."""
         await self._lateness.told(alert for alert in accounting.alerts if alert.event == "not_finished")
+        of_closed = [alert for alert in accounting.alerts if alert.event in CLOSED]
+        await self._alerts.handed_on(of_closed, datetime.now(UTC))
         await self._lateness.watched(accounting.until)
 
     # ---- one routine

@@ -118,7 +118,14 @@ async def serve_engine(
 
 
 def _of_ticks(keeper: TickKeeper) -> list[Callable[..., Any]]:
-    return [keeper.open_tick, keeper.admit_tick, keeper.open_attempt, keeper.end_attempt, keeper.close_tick]
+    return [
+        keeper.open_tick,
+        keeper.admit_tick,
+        keeper.open_attempt,
+        keeper.look_at_attempt,
+        keeper.end_attempt,
+        keeper.close_tick,
+    ]
 
 
 def _of_watch(watch: Watch) -> list[Callable[..., Any]]:

@@ -45,7 +45,7 @@ async def tell(alert: tick_protocol.Alert) -> None:
         await workflow.start_child_workflow(
             contract.ROUTINE_ALERT_WORKFLOW,
             alert,
-            id=f"routine-alert.{alert.routine}.{alert.event}.{alert.occurrence}",
+            id=alert.workflow_id,
             parent_close_policy=workflow.ParentClosePolicy.ABANDON,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             static_summary=f"{alert.routine}: {alert.event}",

@@ -10,10 +10,15 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from horarium import contract, tick_protocol
+    from horarium.errors import ProofInvalid
 
-RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=10))
-ATTEMPT = timedelta(minutes=2)
+RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200),
+    maximum_interval=timedelta(seconds=10),
+    non_retryable_error_types=[ProofInvalid.code],
+)
 PATIENCE = timedelta(minutes=10)
+HEARTBEAT = timedelta(seconds=20)  # a backfill of a thousand ticks takes its time, a dead worker must not
 
 
 @workflow.defn(name=contract.ROUTINE_ORDER_WORKFLOW)
@@ -32,8 +37,8 @@ class ObeyedOrder:
                 tick_protocol.OBEY_ORDER,
                 order,
                 result_type=contract.RoutineOrdered,
-                start_to_close_timeout=ATTEMPT,
                 schedule_to_close_timeout=PATIENCE,
+                heartbeat_timeout=HEARTBEAT,
                 retry_policy=RETRY,
                 summary=f"{order.action} {order.routine or order.event or ''}".strip(),
             )

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from typing import Any, Literal, TypeVar
 
 from temporalio import workflow
+from temporalio.api.common.v1 import Payload
 from temporalio.common import (
+    RawValue,
     RetryPolicy,
     SearchAttributeKey,
     SearchAttributePair,
@@ -29,22 +32,29 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from pydantic import ValidationError
-
     from horarium import contract, tick_protocol
     from horarium.content import shorten
     from horarium.contract import MAX_OUTPUT_CHARS, RunResult, TickRequest, TickResult
     from horarium.durations import words
-    from horarium.tick_protocol import Attempt, ClosedTick, TickPlan
-    from workflows.routine_alert import tell
+    from horarium.tick_protocol import Attempt, AttemptNow, ClosedTick, TickPlan
 
 SCHEDULED_AT = SearchAttributeKey.for_datetime("TemporalScheduledStartTime")
 ROUTINE = SearchAttributeKey.for_keyword(contract.SEARCH_ROUTINE)
-LOCAL_RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=10))
+LOCAL_RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=30))
 LOCAL_TIMEOUT = timedelta(seconds=20)
+LOCAL_RETRY_THRESHOLD = timedelta(seconds=5)  # longer waits are timers; a task held open writes events all the time
+OPEN_PATIENCE = timedelta(days=1)  # for a ledger that is away; a request that it will never take ends then
 RUN_TASK_TIMEOUT = timedelta(seconds=2)
-ASK_AGAIN = timedelta(minutes=1)  # whether a waiting tick may begin, should nobody have told it
+ASK_FIRST = timedelta(minutes=1)  # whether a waiting tick may begin, should nobody have told it; doubles each time
+ASK_MOST = timedelta(hours=1)
+MOST_ASKED = 100  # times, before it continues as new
+LOOK_FIRST = timedelta(seconds=1)  # at a run that waits for people: what it asks may come later; doubles each time
+LOOK_MOST = timedelta(hours=1)
+# For each look so far, between two: whoever sends signals all day does not fill the history.
+LOOK_SLOWER = timedelta(milliseconds=20)
+LOOK_SLOWEST = timedelta(minutes=1)
 NOTE_CHARS = 500
+_NOTHING = RawValue(Payload())
 
 T = TypeVar("T")
 
@@ -65,20 +75,21 @@ class RoutineTick:
     """One tick of a routine."""
 
     @workflow.init
-    def __init__(self, request: Any = None) -> None:
+    def __init__(self, request: RawValue = _NOTHING) -> None:
         self._id = workflow.info().workflow_id
         self._told = False
+        self._news = False
         self._parked = False
+        self._looks = 0
+        self._look_next = workflow.now()
+        self._look_again = LOOK_FIRST
         self._left = timedelta(0)
         self._attempts = 0
         self._run: str | None = None
-        try:
-            self._request: TickRequest | None = TickRequest.model_validate(request)
-        except ValidationError:
-            self._request = None
+        self._request = _read(request) if _can_be_kept(self._id) else None
 
     @workflow.run
-    async def run(self, request: Any = None) -> TickResult:
+    async def run(self, request: RawValue = _NOTHING) -> TickResult:
         """Open, try until it is done or given up, close.
 
         Raises:
@@ -87,17 +98,17 @@ class RoutineTick:
         """
         if self._request is None:
             raise ApplicationError("The tick's request is wrong.", type="bad_request", non_retryable=True)
-        request = self._request
+        asked = self._request
         try:
-            plan = await self._opened(request)
+            plan = await self._opened(asked)
             if plan.decision == "end":
-                return self._result(request, plan.status, plan.reason, plan.message)
+                return self._result(asked, plan.status, plan.reason, plan.message)
             ended = await self._attempts_of(plan)
         except asyncio.CancelledError:
             await _to_the_end(self._close(Ended("cancelled", "cancelled", "The tick was cancelled.")))
             raise
         await _to_the_end(self._close(ended))
-        return self._result(request, ended.status, ended.code, ended.message)
+        return self._result(asked, ended.status, ended.code, ended.message)
 
     @workflow.signal(name=tick_protocol.SIGNAL_ADMITTED)
     def admitted(self, *_said: Any) -> None:
@@ -105,9 +116,9 @@ class RoutineTick:
         self._told = True
 
     @workflow.signal(name=tick_protocol.SIGNAL_ATTEMPT)
-    def attempt(self, parked: Any = None, *_more: Any) -> None:
-        """The attempt waits for people, or goes on."""
-        self._parked = parked is True
+    def attempt(self, *_said: Any) -> None:
+        """The attempt waits for people, or goes on: look at it."""
+        self._news = True
 
     # ---- opening
 
@@ -121,14 +132,20 @@ class RoutineTick:
             scheduled_at=scheduled_at.astimezone(UTC).replace(microsecond=0),
             at=workflow.now(),
         )
-        plan = await self._local(tick_protocol.OPEN_TICK, opening, TickPlan)
+        patience = OPEN_PATIENCE if info.continued_run_id is None else None  # it was taken before
+        plan = await self._local(tick_protocol.OPEN_TICK, opening, TickPlan, patience=patience)
+        wait, asked = ASK_FIRST, 0
         while plan.decision == "wait":
             workflow.set_current_details(plan.message or "Waits.")
+            if not self._told and (asked >= MOST_ASKED or info.is_continue_as_new_suggested()):
+                workflow.continue_as_new(args=[request])
+            if not await _within(wait, lambda: self._told):
+                wait = min(2 * wait, ASK_MOST)
+            # Before asking: whoever tells it from now on may know more than the answer.
             self._told = False
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(lambda: self._told, timeout=ASK_AGAIN)
             asking = tick_protocol.AdmitTick(tick=self._id, at=workflow.now())
             plan = await self._local(tick_protocol.ADMIT_TICK, asking, TickPlan)
+            asked += 1
         self._left = plan.timeout
         return plan
 
@@ -168,7 +185,7 @@ class RoutineTick:
         attempt = await self._local(tick_protocol.OPEN_ATTEMPT, opening, Attempt)
         if attempt.run is None or attempt.request is None:
             return Ended("failed", attempt.code, attempt.message, final=True)
-        self._run, self._parked = attempt.run, False
+        self._run, self._parked, self._news = attempt.run, False, False
         workflow.set_current_details(f"Attempt {self._attempts}: {attempt.run}")
         try:
             run = await workflow.start_child_workflow(
@@ -196,23 +213,37 @@ class RoutineTick:
         """Wait for a run; while it waits for people, the clocks stand still."""
         left = plan.attempt_timeout or plan.timeout
         while not run.done():
-            if self._parked:
-                await workflow.wait_condition(lambda: run.done() or not self._parked)
-                continue
-            began, most = workflow.now(), min(self._left, left)
+            began, parked = workflow.now(), self._parked
+            most = self._look_again if parked else min(self._left, left)
             if most <= timedelta(0):
                 return await self._too_late(run, plan)
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(lambda: run.done() or self._parked, timeout=most)
-            passed = workflow.now() - began
-            self._left -= passed
-            left -= passed
-        return await _outcome(run)
+            told = await _within(most, lambda: run.done() or self._news)
+            if not run.done() and (parked or told):
+                await self._look(run, told, most)
+            if not parked:
+                passed = workflow.now() - began
+                self._left -= passed
+                left -= passed
+        return await _outcome(run, plan)
+
+    async def _look(self, run: workflow.ChildWorkflowHandle[Any, RunResult], told: bool, most: timedelta) -> None:
+        """Ask the ledger whether the run waits for people; whoever signals says only that there is news."""
+        early = self._look_next - workflow.now()
+        if early > timedelta(0) and await _within(min(early, most), run.done):
+            return
+        if workflow.now() < self._look_next:
+            return  # the time is over, and the news stays
+        self._news = False
+        self._look_again = LOOK_FIRST if told else min(2 * self._look_again, LOOK_MOST)
+        looking = tick_protocol.LookAtAttempt(tick=self._id, number=self._attempts, at=workflow.now())
+        self._parked = (await self._local(tick_protocol.LOOK_AT_ATTEMPT, looking, AttemptNow)).parked
+        self._looks += 1
+        self._look_next = workflow.now() + min(self._looks * LOOK_SLOWER, LOOK_SLOWEST)
 
     async def _too_late(self, run: workflow.ChildWorkflowHandle[Any, RunResult], plan: TickPlan) -> Ended:
         run.cancel()
         await workflow.wait_condition(run.done)
-        outcome = await _outcome(run)
+        outcome = await _outcome(run, plan)
         if outcome.status == "completed":
             return outcome  # it was faster than the word to stop
         whole = self._left <= timedelta(0)
@@ -231,9 +262,7 @@ class RoutineTick:
             output=shorten(ended.output, MAX_OUTPUT_CHARS),
             at=workflow.now(),
         )
-        closed = await self._local(tick_protocol.CLOSE_TICK, closing, ClosedTick)
-        for alert in closed.alerts:
-            await tell(alert)
+        await self._local(tick_protocol.CLOSE_TICK, closing, ClosedTick)
 
     def _result(
         self, request: TickRequest, status: contract.TickStatus, reason: str | None, message: str | None
@@ -252,18 +281,40 @@ class RoutineTick:
     def _routine(self) -> str:
         return self._request.routine if self._request is not None else ""
 
-    async def _local(self, name: str, argument: Any, result: type[T]) -> T:
+    async def _local(self, name: str, argument: Any, result: type[T], patience: timedelta | None = None) -> T:
         found: T = await workflow.execute_local_activity(
             name,
             argument,
             result_type=result,
             start_to_close_timeout=LOCAL_TIMEOUT,
+            schedule_to_close_timeout=patience,
+            local_retry_threshold=LOCAL_RETRY_THRESHOLD,
             retry_policy=LOCAL_RETRY,
         )
         return found
 
 
-async def _outcome(run: workflow.ChildWorkflowHandle[Any, RunResult]) -> Ended:
+def _read(request: RawValue) -> TickRequest | None:
+    """Read the argument here and not in the converter: what cannot be read must end the tick, not stop its task."""
+    try:
+        read = workflow.payload_converter().from_payload(request.payload, TickRequest)
+        return TickRequest.model_validate(read)
+    except Exception:
+        return None
+
+
+def _can_be_kept(tick: str) -> bool:
+    return len(tick) <= contract.MAX_TICK_ID_CHARS and tick.isprintable()
+
+
+async def _within(most: timedelta, that: Callable[[], bool]) -> bool:
+    """Wait until something is so; whether it became so in time."""
+    with contextlib.suppress(TimeoutError):
+        await workflow.wait_condition(that, timeout=most)
+    return that()
+
+
+async def _outcome(run: workflow.ChildWorkflowHandle[Any, RunResult], plan: TickPlan) -> Ended:
     try:
         result = await run
     except ChildWorkflowError as error:
@@ -278,7 +329,10 @@ async def _outcome(run: workflow.ChildWorkflowHandle[Any, RunResult]) -> Ended:
                 return Ended("failed", "failed", f"The run failed: {cause}")
     if result.status == "completed":
         return Ended("completed", output=result.output)
-    return Ended("failed", result.reason or result.status, result.message or f"The run ended {result.status}.")
+    said = result.message or f"The run ended {result.status}."
+    if plan.retry is not None:
+        said += " It is not tried again: another attempt would have the same limits anew."
+    return Ended("failed", result.reason or result.status, said, final=True)
 
 
 async def _to_the_end(work: Any) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAMED = 3  # routines in a question
 CHANGES = 2  # exit code of `plan --detailed-exitcode`
+PREAPPROVED_BY_NOBODY = "`preapproved` counts only where anybody may approve, as nobody says who applies: --by NAME"
 
 PathsArgument = Annotated[
     list[Path] | None,
@@ -114,6 +115,8 @@ async def _apply(paths: Sequence[Path], *, prune: bool, yes: bool, by: str | Non
         made = await _planned(settings, client, ledger, paths, prune=prune)
         if not as_json:
             _show(made)
+        if by is None and any(change.definition and change.definition.preapproved for change in made.changes):
+            talk.say(f"Note: {PREAPPROVED_BY_NOBODY}")
         if not _agreed(made, yes=yes):
             talk.say("Nothing was changed.")
             return talk.RUN_FAILED

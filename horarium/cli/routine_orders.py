@@ -195,6 +195,5 @@ async def _each(
             if as_json:
                 talk.emit(ordered.model_dump(mode="json"))
             else:
-                before = "" if ordered.changed else " (as before)"
-                talk.out().print(Text(f"{ordered.message}{before}"), soft_wrap=True)
+                talk.out().print(Text(ordered.message), soft_wrap=True)
     return worst

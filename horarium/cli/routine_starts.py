@@ -153,7 +153,8 @@ def backfill(
     by: ByOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a tick for each fire of a past range that has none, or was missed. They run one after the other.
+    """Start a tick for each fire of a past range that has none, or that was missed or skipped. They run one after the
+    other, in the order of their times.
 
     Safe to repeat: a fire has one tick. At most 1,000 at a time.
 
@@ -193,14 +194,14 @@ async def _backfill(
 async def _would_start(
     name: str, begin: datetime, until: datetime, zone: str | None, now: datetime, *, as_json: bool
 ) -> int:
-    from schedules.starts import starts_of_range
+    from schedules.starts import DID_NOT_RUN, starts_of_range
 
     async with opened_ledger() as ledger:
         record = await Routines(ledger).get(name)
         order = RoutineOrder(action="backfill", routine=name, start=begin, end=until)
         starts = await asyncio.to_thread(starts_of_range, record.routine, order, now)
         there = await Lateness(ledger).known([start.id for start in starts])
-    would = [start for start in starts if start.id not in there or there[start.id].status == "missed"]
+    would = [start for start in starts if start.id not in there or there[start.id].status in DID_NOT_RUN]
     if as_json:
         talk.emit({"routine": name, "would_start": [start.id for start in would], "fires": len(starts)})
         return talk.DONE
@@ -208,7 +209,7 @@ async def _would_start(
     rows: list[Row] = []
     for start in starts:
         tick = there.get(start.id)
-        what = "would start" if tick is None or tick.status == "missed" else f"stays: {routine_words.outcome(tick)}"
+        what = "would start" if tick is None or tick.status in DID_NOT_RUN else f"stays: {routine_words.outcome(tick)}"
         at = times.shown(start.request.at or now, times.zone_of(named), named=False)
         rows.append(((at, start.request.trigger or "", what), ()))
     if rows:

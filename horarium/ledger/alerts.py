@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import Text, and_, func, or_, select, type_coerce, union
+from sqlalchemy.dialects import postgresql, sqlite
 
+from horarium.content import digest
 from horarium.contract import StepKind, StepStatus
 from horarium.ids import step_id
 from horarium.ledger.audit import AuditEntry, append
 from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.lateness import allowance, late_rows
 from horarium.ledger.routines import RoutineRecord, Routines
-from horarium.ledger.schema import approvals, steps, ticks
+from horarium.ledger.schema import approvals, notices, routines, steps, ticks
 from horarium.ledger.ticks import TickRecord
 from horarium.tick_protocol import Alert
 
 MOST_LISTED = 10  # fires in one message; the rest is counted
+OWED_FOR = timedelta(days=2)  # that long the watch finds what a tick that was ended has not told
+MOST_OWED = 2_000  # that many of the latest are looked at, told or not
+_HANDED_ON = "temporal"  # in place of an address: a workflow tells it
 _NOT_DONE: tuple[StepStatus, ...] = ("failed", "unknown", "claimed", "pending")
 
 
@@ -75,6 +80,7 @@ class Alerts:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._routines = Routines(ledger)
+        self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
 
     async def shown(self, alert: Alert) -> AlertShown | None:
         """What an alert is about; None when there is no such routine."""
@@ -98,6 +104,36 @@ class Alerts:
                 episode=await _episode(connection, tick),
             )
 
+    async def parked(self, tick: TickRecord, run: str, at: datetime) -> list[Alert]:
+        """One for each question that the run of a tick asks people."""
+        async with self._ledger.read() as connection:
+            questions = await _questions(connection, run)
+        return [
+            Alert(event="parked", routine=tick.routine, tick=tick.id, occurrence=question.id, at=at)
+            for question in questions
+        ]
+
+    async def handed_on(self, alerts: Iterable[Alert], at: datetime) -> None:
+        """Note that a workflow tells these. Safe to repeat."""
+        rows = [{"id": _mark(alert), "address": _HANDED_ON, "sent_at": at} for alert in alerts]
+        if rows:
+            async with self._ledger.write() as connection:
+                await connection.execute(self._insert(notices).on_conflict_do_nothing(), rows)
+
+    async def owed(self, before: datetime) -> list[Alert]:
+        """What closed ticks left to be told before then, and nobody has handed on."""
+        # Each routine's latest tick, and the recent ones: both by index, whatever the number of ticks.
+        lately = and_(ticks.c.routine == routines.c.name, ticks.c.scheduled_at > before - OWED_FOR)
+        ids = union(select(routines.c.last_tick), select(ticks.c.id).select_from(routines.join(ticks, lately)))
+        told_of = and_(ticks.c.closed_at < before, func.length(type_coerce(ticks.c.alerts, Text)) > len("[]"))
+        query = select(ticks.c.alerts).where(ticks.c.id.in_(ids), told_of).order_by(ticks.c.closed_at.desc())
+        async with self._ledger.read() as connection:
+            rows = list(await connection.scalars(query.limit(MOST_OWED)))
+            alerts = [Alert.model_validate(alert) for row in reversed(rows) for alert in row]
+            marks = select(notices.c.id).where(notices.c.id.in_([_mark(alert) for alert in alerts]))
+            there = set(await connection.scalars(marks))
+        return [alert for alert in alerts if _mark(alert) not in there]
+
     async def failed(self, alert: Alert, tenant: str, problems: Sequence[str], at: datetime) -> None:
         """Write into the audit trail, once, that somebody could not be told."""
         entry = AuditEntry(
@@ -110,6 +146,10 @@ class Alerts:
         )
         async with self._ledger.write() as connection:
             await append(connection, entry)
+
+
+def _mark(alert: Alert) -> str:
+    return digest(["handed_on", alert.workflow_id])
 
 
 async def _fires(

@@ -44,6 +44,8 @@ AuditKind = Literal[
     "routine.deleted",
     "routine.paused",
     "routine.resumed",
+    "routine.ordered",
+    "routine.refused",
 ]
 
 _LOCK = 7_206_018  # any number, the same in every process of ours

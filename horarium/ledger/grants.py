@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from sqlalchemy import insert, select, update
 
-from horarium.content import canonical
+from horarium.content import canonical, digest
 from horarium.contract import GrantScope
 from horarium.errors import ApprovalNotFound
 from horarium.ids import grant_id, routine_grant_id
 from horarium.ledger.audit import AuditEntry, append
 from horarium.ledger.database import Ledger, Statements
-from horarium.ledger.schema import grants
+from horarium.ledger.schema import grants, routines
 from horarium.plans import fits
 from horarium.routines import Routine
 
@@ -26,7 +26,10 @@ FOR_GOOD = datetime(2999, 1, 1, tzinfo=UTC)  # until the definition no longer ha
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One standing grant. `bounds` are JSON Schema keywords by argument."""
+    """One standing grant. `bounds` are JSON Schema keywords by argument.
+
+    `granted_in` is the approval that it came with; of a routine's, the mark of the definition.
+    """
 
     id: str
     tenant: str
@@ -43,6 +46,15 @@ class Grant:
     ends_at: datetime
     revoked_at: datetime | None
     revoked_by: str | None
+
+    @property
+    def granter(self) -> str | None:
+        """Who gave it; None: nobody said who had the routine so."""
+        return None if self.granted_by == _nobody(self.scope_id) else self.granted_by
+
+    def is_of(self, definition: Routine) -> bool:
+        """Whether it came with exactly this definition of its routine."""
+        return self.scope == "routine" and self.granted_in == definition_mark(definition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,40 +180,58 @@ class Grants:
         return next((grant for grant in mine if fits(grant.bounds, arguments)), None)
 
     async def sync_routine(
-        self, routine: Routine, schema_digests: Mapping[str, str], *, by: str | None, at: datetime
+        self,
+        routine: Routine,
+        schema_digests: Mapping[str, str],
+        *,
+        by: str | None,
+        at: datetime,
+        grant: bool = True,
     ) -> bool:
         """Make the standing grants of a routine those that its definition preapproves; whether that changed anything.
 
-        One that a person revoked stays revoked for as long as the definition says the same. Safe to repeat.
+        A grant is of one definition, and of whoever put that one. What a person revoked stays revoked for as long as
+        a definition means the same grant. Safe to repeat; of a definition that is no longer the routine's it does
+        nothing.
 
         Args:
             schema_digests: Of the tools, by name; for a tool that is not there nothing is granted.
+            by: Who put the definition. None: nobody said so, and the grants are nobody's.
+            grant: Whether that is being done now. False: grants that are not of it are withdrawn, and none is made.
         """
-        meant = routine_grants(routine, schema_digests)
-        ours = (grants.c.scope == "routine", grants.c.scope_id == routine.name)
+        mark = definition_mark(routine)
         changed = False
         async with self._ledger.write() as connection:
             await connection.lock(_LOCK)  # two who apply at once must not both find that it is not there
-            there = {row.id: Grant(*row) for row in await connection.execute(select(grants).where(*ours))}
-            for grant in there.values():
-                if grant.id not in meant and grant.revoked_at is None:
-                    await _set(connection, grant, revoked_at=at, revoked_by=_withdrawer(routine.name))
-                    await _tell(connection, "grant.revoked", grant, at, {"by": by, "routine": routine.name})
+            query = select(routines.c.definition, routines.c.deleted_at).where(routines.c.name == routine.name)
+            row = (await connection.execute(query)).first()
+            if row is not None and definition_mark(Routine.model_validate(row.definition)) != mark:
+                return False  # whoever wrote the newer one does it
+            gone = row is not None and row.deleted_at is not None
+            meant = {} if gone else routine_grants(routine, schema_digests)
+            ours = (grants.c.scope == "routine", grants.c.scope_id == routine.name)
+            there = {found.id: Grant(*found) for found in await connection.execute(select(grants).where(*ours))}
+            for former in there.values():
+                lapsed = former.id not in meant or (former.granted_in != mark and not grant)
+                if lapsed and former.revoked_at is None:
+                    await _set(connection, former, revoked_at=at, revoked_by=_nobody(routine.name))
+                    await _tell(connection, "grant.revoked", former, at, {"by": by, "routine": routine.name})
                     changed = True
-            for made, (tool, bounds) in meant.items():
+            for made, (tool, bounds) in meant.items() if grant else ():
                 before = there.get(made)
-                if before is not None and (before.revoked_at is None or before.revoked_by != _withdrawer(routine.name)):
+                if before is not None and not _is_renewed(before, mark, by):
                     continue
-                values: dict[str, Any] = {"granted_by": by or routine.starter, "created_at": at, "ends_at": FOR_GOOD}
+                values: dict[str, Any] = {"granted_by": by or _nobody(routine.name), "granted_in": mark}
+                values |= {"created_at": at, "ends_at": FOR_GOOD}
                 if before is None:
                     values |= {"tenant": routine.tenant, "agent": routine.agent, "tool": tool, "bounds": bounds}
                     values |= {"scope": "routine", "scope_id": routine.name, "schema_digest": schema_digests[tool]}
                     await connection.execute(insert(grants).values(id=made, **values))
                 else:
                     await _set(connection, before, revoked_at=None, revoked_by=None, **values)
-                grant = await _one(connection, made, None)
-                data = {"by": grant.granted_by, "tool": tool, "scope": "routine", "scope_id": routine.name}
-                await _tell(connection, "grant.made", grant, at, data | {"bounds": bounds})
+                given = await _one(connection, made, None)
+                data = {"by": by, "tool": tool, "scope": "routine", "scope_id": routine.name, "definition": mark}
+                await _tell(connection, "grant.made", given, at, data | {"bounds": bounds})
                 changed = True
         return changed
 
@@ -242,9 +272,21 @@ def routine_grants(routine: Routine, schema_digests: Mapping[str, str]) -> dict[
     }
 
 
-def _withdrawer(routine: str) -> str:
-    """Who revoked a grant that left its definition: a revocation that ends when it comes back."""
+def definition_mark(routine: Routine) -> str:
+    """What a definition is known by in its grants: the same for as long as it says the same."""
+    return digest(routine.model_dump(mode="json", exclude_defaults=True))[:40]
+
+
+def _nobody(routine: str) -> str:
+    """Who gives a grant when nobody says who; and who takes one back that left its definition, until it returns."""
     return f"routine:{routine}"
+
+
+def _is_renewed(before: Grant, mark: str, by: str | None) -> bool:
+    """Whether putting the definition again gives the grant anew, in the name of who does it."""
+    if before.revoked_at is not None:
+        return before.revoked_by == _nobody(before.scope_id)
+    return before.granted_in != mark or (before.granter is None and by is not None)
 
 
 async def _set(connection: Statements, grant: Grant, **values: Any) -> None:

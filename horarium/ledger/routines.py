@@ -196,7 +196,8 @@ class Routines:
                 return RoutineRecord(*row)
             known = list(await connection.scalars(select(routines.c.name).where(routines.c.deleted_at.is_(None))))
         raise RoutineNotFound(
-            f"There is no routine {name!r}{near_miss(name, known) or '.'}", hint="See which there are: horarium routine list"
+            f"There is no routine {name!r}{near_miss(name, known) or '.'}",
+            hint="See which there are: horarium routine list",
         )
 
     async def list(self, *, tenant: str | None = None, deleted: bool = False) -> list[RoutineRecord]:

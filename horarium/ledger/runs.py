@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, literal, select, update
+from sqlalchemy import and_, delete, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.contract import RunRequest, Status, Usage
@@ -48,6 +48,14 @@ class RunRecord:
     closed_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A run that is written down, and its input; None when it has none, or its thread was deleted."""
+
+    run: RunRecord
+    input: str | None
+
+
 class Runs:
     """The runs of a ledger."""
 
@@ -76,9 +84,30 @@ class Runs:
                     f"The key {key!r} was used before for another request, by run {record.id}.",
                     hint=f"Use a new key, or look at it: horarium runs show {record.id}",
                 )
-        if request.input is not None:
-            await self._threads.queue(thread, f"{run_id}/input", request.input, run_id, request.requested_by)
+            # In the same transaction: a run that is written down has its input.
+            if request.input is not None:
+                await self._threads.queue_within(
+                    connection, record.thread_id, f"{run_id}/input", request.input, run_id, request.requested_by
+                )
         return record
+
+    async def asked(self, run_id: str) -> Asked | None:
+        """What a run that may have been written down was asked; None when it was not."""
+        async with self._ledger.read() as connection:
+            row = (await connection.execute(select(runs).where(runs.c.id == run_id))).first()
+            if row is None:
+                return None
+            record = RunRecord(*row)
+            mine = and_(messages.c.thread_id == record.thread_id, messages.c.ref == f"{run_id}/input")
+            return Asked(record, await connection.scalar(select(messages.c.text).where(mine)))
+
+    async def drop_unread(self, tick: str) -> None:
+        """Take out of their threads what runs of a tick were asked that never opened: nobody answers it any more."""
+        async with self._ledger.write() as connection:
+            query = select(runs.c.id, runs.c.thread_id).where(runs.c.tick == tick, runs.c.opened_at.is_(None))
+            for row in (await connection.execute(query)).fetchall():
+                mine = and_(messages.c.thread_id == row.thread_id, messages.c.ref == f"{row.id}/input")
+                await connection.execute(delete(messages).where(mine, messages.c.seq.is_(None)))
 
     async def open(
         self,

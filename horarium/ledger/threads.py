@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.errors import Conflict, ThreadBusy, ThreadNotFound
 from horarium.ledger.database import Ledger, Prepared, Statements
-from horarium.ledger.schema import approvals, edits, memories, messages, runs, steps, threads, votes
+from horarium.ledger.schema import approvals, edits, memories, messages, routines, runs, steps, threads, votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,18 @@ class Threads:
             found: str | None = await connection.scalar(select(threads.c.open_run).where(threads.c.id == thread))
             return found
 
+    async def is_gone(self, thread: str, tenant: str) -> bool:
+        """Whether no run of the tenant can go on with it: it was deleted, or is another's."""
+        async with self._ledger.read() as connection:
+            query = select(threads.c.tenant, threads.c.deleted_at).where(threads.c.id == thread)
+            row = (await connection.execute(query)).first()
+        return row is not None and (row.tenant != tenant or row.deleted_at is not None)
+
+    async def leave(self, thread: str) -> None:
+        """Have no routine go on with it: the next tick begins a new one."""
+        async with self._ledger.write() as connection:
+            await connection.execute(update(routines).where(routines.c.thread_id == thread).values(thread_id=None))
+
     async def read(self, thread: str, *, after: int = -1) -> list[ThreadMessage]:
         """The messages after place `after`, oldest first."""
         async with self._ledger.read() as connection:
@@ -110,19 +122,25 @@ class Threads:
     async def queue(self, thread: str, ref: str, text: str, run_id: str | None, author: str | None) -> None:
         """Keep a message for the next turn of a run; the same `ref` twice is one message."""
         async with self._ledger.write() as connection:
-            await connection.execute(
-                self._insert(messages)
-                .values(
-                    thread_id=thread,
-                    role="user",
-                    text=text,
-                    run_id=run_id,
-                    author=author,
-                    ref=ref,
-                    created_at=datetime.now(UTC),
-                )
-                .on_conflict_do_nothing()
+            await self.queue_within(connection, thread, ref, text, run_id, author)
+
+    async def queue_within(
+        self, connection: Statements, thread: str, ref: str, text: str, run_id: str | None, author: str | None
+    ) -> None:
+        """As `queue`, in a transaction that does more."""
+        await connection.execute(
+            self._insert(messages)
+            .values(
+                thread_id=thread,
+                role="user",
+                text=text,
+                run_id=run_id,
+                author=author,
+                ref=ref,
+                created_at=datetime.now(UTC),
             )
+            .on_conflict_do_nothing()
+        )
 
     async def delete(self, thread: str) -> None:
         """Remove everything that was said in a thread: messages, arguments, outputs, blobs, memories.

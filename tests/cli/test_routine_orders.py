@@ -126,7 +126,7 @@ def test_a_tick_by_hand_is_waited_for_and_its_answer_printed(horarium: Horarium,
     result = horarium("run", "counting", "--input", "Count to three.", "--wait", "--by", "ana")
 
     assert (result.exit_code, result.stdout) == (0, "Counted.\n")
-    assert "Tick routine.counting-" in result.stderr
+    assert "Tick routine.counting." in result.stderr
     [tick] = of_source(deployed, "counting", "manual")
     assert (tick.status, tick.input, dict(tick.event or {})["by"]) == ("completed", "Count to three.", "ana")
 
@@ -136,8 +136,8 @@ def test_the_same_key_is_the_same_tick(horarium: Horarium, deployed: Path) -> No
     again = horarium("run", "listing", "--key", "one")
 
     assert json.loads(first.stdout)["output"] == "Counted."
-    assert again.stdout == "routine.listing-one\n"
-    assert len([tick for tick in ticks(deployed, "listing") if tick.id == "routine.listing-one"]) == 1
+    assert again.stdout == "routine.listing.one\n"
+    assert len([tick for tick in ticks(deployed, "listing") if tick.id == "routine.listing.one"]) == 1
 
 
 def test_a_tick_that_does_not_complete_ends_with_1_and_says_why(horarium: Horarium, deployed: Path) -> None:
@@ -251,7 +251,7 @@ def test_an_event_sets_off_the_routines_that_wait_for_it(horarium: Horarium, dep
     nobody = horarium("fire", "count.askd")
 
     assert fired.exit_code == nobody.exit_code == 0
-    assert fired.stdout == "1 tick was started.\n  routine.listing-k-7\n"
+    assert fired.stdout == "1 tick was started.\n  routine.listing.k-7\n"
     assert "did you mean 'count.asked'?" in nobody.stderr
     until(lambda: len(of_source(deployed, "listing", "event")) == 1)
     [tick] = of_source(deployed, "listing", "event")

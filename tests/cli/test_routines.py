@@ -131,7 +131,7 @@ async def _history(ledger: Ledger) -> None:
     request = ApprovalRequest(id=APPROVAL, number=1, guards=2, call=call)
     asking = Asking(request=request, arguments=canonical({"amount": 12}))
     await Approvals(ledger).ask(PARKED, "default", "clerk", [asking], datetime.now(UTC))
-    await filling.ticks.parked(PARKED, parked=True)
+    await filling.ticks.parked(PARKED, parked=True, at=datetime.now(UTC))
     await filling.open(SIX + 3 * A_DAY)
     late = SIX + 4 * A_DAY
     missed = MissedFire(tick_id("nightly-triage", late), "mornings", late, "no_worker", "No worker was up.")

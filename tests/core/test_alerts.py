@@ -123,6 +123,20 @@ async def close(ledger: Ledger, tick: str, status: Any, message: str | None = No
     return list((await Ticks(ledger).close(closing)).alerts)
 
 
+async def ask(ledger: Ledger, run: str, kind: str) -> str:
+    """A question to people about a call of a run, five minutes past six."""
+    question = f"apr_{secrets.token_hex(8)}"
+    row = {
+        **{"id": question, "kind": kind, "run_id": run, "tenant": "default", "agent": "clerk", "step": 3},
+        **{"guards": 2, "tool": "pay", "effect": "external", "digest": "sha256:x", "arguments": "{}"},
+        **{"rule": "default", "approvers": [], "not_by": [], "required": 1, "status": "pending"},
+        "requested_at": SIX + timedelta(minutes=5),
+    }
+    async with ledger.write() as connection:
+        await connection.execute(insert(approvals).values(**row))
+    return question
+
+
 def about(routine: RoutineRecord, event: AlertEvent, tick: str, at: datetime) -> Alert:
     return Alert(event=event, routine=routine.name, tick=tick, occurrence=tick, at=at)
 
@@ -309,15 +323,7 @@ async def test_a_tick_that_is_not_done_says_which_approval_it_waits_for(
 ) -> None:
     routine = await put(ledger, timeout="30m")
     tick, run = await begin(ledger, routine)
-    question = f"apr_{secrets.token_hex(8)}"
-    row = {
-        **{"id": question, "kind": "approval", "run_id": run, "tenant": "default", "agent": "clerk", "step": 3},
-        **{"guards": 2, "tool": "pay", "effect": "external", "digest": "sha256:x", "arguments": "{}"},
-        **{"rule": "default", "approvers": [], "not_by": [], "required": 1, "status": "pending"},
-        "requested_at": SIX + timedelta(minutes=5),
-    }
-    async with ledger.write() as connection:
-        await connection.execute(insert(approvals).values(**row))
+    question = await ask(ledger, run, "approval")
 
     await alerter().send_alert(about(routine, "not_finished", tick, SIX + timedelta(minutes=41)))
 
@@ -340,6 +346,24 @@ See it here: {GATEWAY}/routines/{name}
 All its ticks: horarium routine ticks {name}
 What it did: horarium runs show {run}""",
     )
+
+
+async def test_a_tick_that_only_a_person_can_help_on_says_with_what(
+    ledger: Ledger, alerter: NewAlerter, server: Server
+) -> None:
+    routine = await put(ledger, unattended="deny")
+    tick, run = await begin(ledger, routine)
+    question = await ask(ledger, run, "unknown_outcome")
+
+    await alerter().send_alert(about(routine, "parked", tick, SIX + timedelta(minutes=5)))
+
+    title, body = said(server)
+    assert title == f"Waits for a person: routine {routine.name}"
+    assert body.startswith(f"""\
+A tick of the routine {routine.name} cannot go on without a person, though it is `unattended: deny`.
+It waits for an answer of pay, asked at 2026-11-23 05:05 UTC: horarium approvals show {question}
+
+Tick: """)
 
 
 async def test_a_tick_that_waits_for_its_next_attempt_says_when_that_is(
@@ -385,7 +409,7 @@ async def test_a_webhook_is_signed_and_names_event_tick_step_and_next_try(
     assert (data["next_try_at"], data["link"]) == (coming.isoformat(), f"{GATEWAY}/routines/{routine.name}")
 
 
-@pytest.mark.parametrize("event", ["failed", "recovered", "not_fired", "not_finished", "paused"])
+@pytest.mark.parametrize("event", ["failed", "recovered", "not_fired", "not_finished", "parked", "paused"])
 async def test_each_event_has_a_type_of_its_own(
     ledger: Ledger, alerter: NewAlerter, server: Server, event: AlertEvent
 ) -> None:

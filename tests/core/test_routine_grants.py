@@ -63,6 +63,55 @@ async def test_what_a_person_revoked_stays_so_until_the_definition_says_somethin
     assert await held(ledger, name) == [("pay", False), ("pay", True)]
 
 
+async def test_a_grant_is_of_one_definition_and_of_whoever_put_that_one(ledger: Ledger) -> None:
+    name, grants = a_name(), Grants(ledger)
+    first, second = (a_routine(name, {"tool": "pay"}, input=text) for text in ("Pay ben.", "Pay eve."))
+
+    async def standing() -> tuple[str | None, bool, bool]:
+        (grant,) = (await grants.of_routines())[name]
+        return grant.granter, grant.is_of(first), grant.is_of(second)
+
+    await grants.sync_routine(first, DIGESTS, by="ana", at=NOON)
+    of_ana = await standing()
+    await grants.sync_routine(first, DIGESTS, by="bob", at=NOON)
+    repeated = await standing()
+    await grants.sync_routine(second, DIGESTS, by="eve", at=NOON)
+
+    assert of_ana == repeated == ("ana", True, False)
+    assert await standing() == ("eve", False, True)
+
+
+async def test_what_nobody_put_is_nobodys_until_somebody_puts_it(ledger: Ledger) -> None:
+    routine, grants = a_routine(a_name(), {"tool": "pay"}, requested_by="ana"), Grants(ledger)
+
+    await grants.sync_routine(routine, DIGESTS, by=None, at=NOON)
+    (before,) = (await grants.of_routines())[routine.name]
+    await grants.sync_routine(routine, DIGESTS, by="bob", at=NOON)
+    (after,) = (await grants.of_routines())[routine.name]
+
+    assert (before.granter, after.granter) == (None, "bob")
+
+
+async def test_who_puts_nothing_grants_nothing_and_ends_what_is_of_another_definition(ledger: Ledger) -> None:
+    name, grants = a_name(), Grants(ledger)
+    changed = a_routine(name, {"tool": "pay"}, input="Pay eve.")
+
+    none = await grants.sync_routine(changed, DIGESTS, by="ana", at=NOON, grant=False)
+    await grants.sync_routine(a_routine(name, {"tool": "pay"}), DIGESTS, by="ana", at=NOON)
+    ended = await grants.sync_routine(changed, DIGESTS, by="ana", at=NOON, grant=False)
+
+    assert (none, ended) == (False, True)
+    assert await held(ledger, name) == [("pay", False)]
+
+
+async def test_a_definition_that_is_no_longer_the_routines_grants_nothing(ledger: Ledger) -> None:
+    name, grants = a_name(), Grants(ledger)
+    await Routines(ledger).put(a_routine(name, {"tool": "ship"}), by="bob", at=NOON)
+
+    assert not await grants.sync_routine(a_routine(name, {"tool": "pay"}), DIGESTS, by="ana", at=NOON)
+    assert await held(ledger, name) == []
+
+
 async def test_two_at_once_make_one_grant(ledger: Ledger) -> None:
     routine = a_routine(a_name(), {"tool": "pay"})
 

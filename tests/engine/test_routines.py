@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
@@ -11,22 +12,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
+from sqlalchemy import update
+from temporalio.api.common.v1 import Payload
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer
 
 from activities.models.base import ModelRequest, RequestedCall, Turn
+from activities.ticks import TickKeeper
 from horarium import contract
-from horarium.contract import Decision, TickRequest, TickResult
-from horarium.definitions import Agent, ApprovalRule
+from horarium.contract import Decision, RunRequest, TickRequest, TickResult
+from horarium.conversion import data_converter
+from horarium.definitions import Agent, ApprovalRule, Limits
+from horarium.ids import run_id_for_key, step_id
+from horarium.ledger.admission import Opened
+from horarium.ledger.agents import Agents
+from horarium.ledger.approvals import ApprovalRecord
 from horarium.ledger.grants import Grants
 from horarium.ledger.lateness import Lateness, MissedFire
 from horarium.ledger.routines import RoutineRecord, Routines
 from horarium.ledger.runs import Runs
+from horarium.ledger.schema import ticks
+from horarium.ledger.threads import Threads
 from horarium.ledger.ticks import TickRecord, Ticks
 from horarium.routines import Routine, tick_id
+from horarium.tick_protocol import CloseTick, LookAtAttempt, OpenAttempt, OpenTick
 from horarium.tools import Effect, ToolContext, tool
 from tests.engine.conftest import own_skipping_environment
-from tests.support.engine import PATIENCE, Engine, Said, asks, call, running_engine, says
+from tests.support.engine import PATIENCE, Engine, Said, asks, call, running_engine, sandbox, says
+from workflows.routine_tick import RoutineTick
 
 _NUMBERS = itertools.count()
 BROKEN = "The archive is away."
@@ -129,8 +146,6 @@ class Ticking:
 
     @classmethod
     async def of(cls, engine: Engine, definition: Routine, agent: Agent, *lines: Said) -> Ticking:
-        from horarium.ledger.agents import Agents
-
         await Agents(engine.ledger).register(agent)
         await Routines(engine.ledger).put(definition, by="ana", at=await engine.env.get_current_time())
         engine.model.lines[:] = list(lines)
@@ -569,3 +584,310 @@ async def test_a_missed_tick_that_comes_after_all_is_done(engine: Engine) -> Non
     result = await ticking.tick(at=at)
 
     assert result.status == "completed"
+
+
+# ---- waiting for a turn
+
+
+async def waits_behind_an_approval(ticking: Ticking) -> list[WorkflowHandle[Any, TickResult]]:
+    """A tick that waits for a person, and one that waits for it."""
+    first = await ticking.fire()
+    await ticking.until(first, lambda tick: tick.status == "parked")
+    second = await ticking.fire()
+    await ticking.until(second, lambda tick: tick.message is not None)
+    return [first, second]
+
+
+async def rejected(engine: Engine) -> None:
+    """The one open approval, by a person."""
+    [approval] = await asked(engine)
+    await engine.client.decide(
+        approval.run_id, Decision(approval=approval.id, digest=approval.digest, by="ana", verdict="reject")
+    )
+
+
+async def test_a_tick_that_waits_asks_less_and_less_often_and_begins_when_it_is_told(engine: Engine) -> None:
+    ticking = await Ticking.of(
+        engine, routine(overlap="buffer_one"), clerk(), asks(call("pay", amount=1)), says("Done.")
+    )
+    first, second = await waits_behind_an_approval(ticking)
+    before = (await second.describe()).history_length
+
+    await engine.env.sleep(timedelta(hours=8))
+
+    assert (await second.describe()).history_length - before < 120
+    await rejected(engine)
+    results = [await ticking.result(handle) for handle in (first, second)]
+    assert [result.status for result in results] == ["completed", "completed"]
+
+
+async def test_a_tick_that_waits_for_weeks_continues_as_new_and_is_the_same_tick(engine: Engine) -> None:
+    ticking = await Ticking.of(
+        engine, routine(overlap="buffer_one", catch_up="10m"), clerk(), asks(call("pay", amount=1)), says("Done.")
+    )
+    first, second = await waits_behind_an_approval(ticking)
+    began = (await ticking.ticks.get(second.id)).execution
+
+    await engine.env.sleep(timedelta(days=10))
+    now = await engine.client.temporal.get_workflow_handle(second.id).describe()
+    await rejected(engine)
+    await ticking.result(first)
+    result = await ticking.result(engine.client.temporal.get_workflow_handle(second.id, result_type=TickResult))
+
+    assert now.run_id != began
+    assert (now.status, result.status) == (WorkflowExecutionStatus.RUNNING, "completed")
+    assert (await ticking.ticks.get(second.id)).execution == began
+    waited = await engine.client.temporal.get_workflow_handle(second.id, run_id=began).fetch_history()
+    await Replayer(workflows=[RoutineTick], workflow_runner=sandbox(), data_converter=data_converter).replay_workflow(
+        waited
+    )
+
+
+# ---- what was half done when a process died
+
+
+def keeper_of(engine: Engine) -> TickKeeper:
+    return TickKeeper(engine.ledger, engine.client.temporal, engine.settings, None)
+
+
+async def opened(ticking: Ticking, at: datetime) -> tuple[str, Opened]:
+    """A tick in the ledger that has no workflow."""
+    tick, request = tick_id(ticking.routine.name, at), TickRequest(routine=ticking.routine.name)
+    return tick, await ticking.ticks.open(OpenTick(tick=tick, execution="e", request=request, scheduled_at=at, at=at))
+
+
+async def test_what_a_tick_had_to_tell_is_told_by_the_one_that_ended_it(unhurried: Engine) -> None:
+    engine = unhurried
+    ticking = await Ticking.of(engine, routine(overlap="terminate_other"), clerk(), says())
+    now = datetime.now(UTC)
+    one, _ = await opened(ticking, now)
+    _, second = await opened(ticking, now + timedelta(seconds=1))
+    assert second.terminate == (one,)
+    closed = await ticking.ticks.close(CloseTick(tick=one, status="failed", code="x", at=now))
+
+    await keeper_of(engine)._let_in(second)
+
+    [alert] = closed.alerts
+    assert (await engine.client.temporal.get_workflow_handle(alert.workflow_id).describe()).workflow_type == (
+        contract.ROUTINE_ALERT_WORKFLOW
+    )
+
+
+async def test_an_attempt_that_was_half_opened_is_opened_again_with_what_it_was_asked_then(unhurried: Engine) -> None:
+    engine = unhurried
+    ticking = await Ticking.of(engine, routine(input="At {{ state.page | default('first') }}."), clerk(), says())
+    tick, _ = await opened(ticking, datetime.now(UTC))
+    opening = OpenAttempt(tick=tick, number=1, at=datetime.now(UTC))
+    keeper = keeper_of(engine)
+    before = await keeper._begun(await ticking.ticks.get(tick), run := run_id_for_key("default", f"{tick}/1"), None)
+    request = RunRequest(agent="clerk", version=before.version, thread=before.thread, input=before.input)
+    # Killed here: the run is written down, and not yet that it is this tick's attempt.
+    await Runs(engine.ledger).create(run, request, key=None, request_digest="before", tick=tick)
+    await Agents(engine.ledger).register(clerk(limits=Limits(max_turns=30)))
+    async with engine.ledger.write() as connection:
+        await connection.execute(update(ticks).where(ticks.c.id == tick).values(state={"page": "last"}))
+
+    attempt = await keeper.open_attempt(opening)
+
+    assert attempt.run == run
+    assert attempt.request is not None
+    assert attempt.request.version == before.version
+    assert ((await ticking.ticks.get(tick)).input, before.input) == ("At first.", "At first.")
+
+
+# ---- attempts
+
+
+async def test_an_attempt_that_reached_a_limit_is_not_tried_again(unhurried: Engine, archive: Archive) -> None:
+    engine = unhurried
+    definition = routine(on_failure="retry", retry={"attempts": 4, "first": "20ms"})
+    ticking = await Ticking.of(engine, definition, clerk(limits=Limits(max_turns=3)), files_pages(100))
+
+    result = await ticking.tick()
+
+    assert (result.status, result.reason, result.attempts) == ("failed", "max_turns", 1)
+    assert "not tried again" in (result.message or "")
+    assert (await ticking.ticks.get(result.tick)).turns == 3
+
+
+async def test_whoever_signals_that_a_tick_is_parked_stops_no_clock(unhurried: Engine, archive: Archive) -> None:
+    engine = unhurried
+
+    async def line(request: ModelRequest) -> Turn:
+        archive.entered.set()
+        await archive.released.wait()
+        return says()
+
+    ticking = await Ticking.of(engine, routine(timeout="1s"), clerk(), line)
+    handle = await ticking.fire()
+    await asyncio.wait_for(archive.entered.wait(), PATIENCE.total_seconds())
+    for _ in range(100):
+        await handle.signal("attempt", True)
+
+    try:
+        result = await ticking.result(handle)
+    finally:
+        archive.released.set()
+
+    assert (result.status, result.reason) == ("failed", "timeout")
+    looks = [
+        event async for event in handle.fetch_history_events() if event.HasField("marker_recorded_event_attributes")
+    ]
+    assert len(looks) < 30
+
+
+async def test_a_routine_that_asks_nobody_tells_people_when_only_they_can_go_on(
+    env: WorkflowEnvironment, tmp_path: Path, archive: Archive
+) -> None:
+    @tool(effect=Effect.EXTERNAL)
+    def ship(item: str) -> str:
+        """Ship."""
+        raise ConnectionError("reset by peer")
+
+    agent = clerk(tools=["ship"], approvals=(ApprovalRule(tools=("ship",), required=0),))
+    async with running_engine(env, tmp_path, [*archive.tools(), ship]) as engine:
+        lines = asks(call("ship", item="a")), says("Done.")
+        ticking = await Ticking.of(engine, routine(unattended="deny"), agent, *lines)
+        handle = await ticking.fire()
+        await ticking.until(handle, lambda tick: tick.status == "parked")
+        [question] = await asked(engine)
+        alert = f"routine-alert.{ticking.routine.name}.parked.{question.id}"
+
+        told = await started(engine, alert)
+        await engine.client.run(question.run_id).resolve(
+            step_id(question.run_id, question.guards), "supply", by="ana", output="shipped", question=question.id
+        )
+        result = await ticking.result(handle)
+
+    assert told == contract.ROUTINE_ALERT_WORKFLOW
+    assert (question.kind, result.status) == ("unknown_outcome", "completed")
+
+
+async def test_a_routine_that_asks_people_leaves_telling_them_to_the_question(unhurried: Engine) -> None:
+    engine = unhurried
+    ticking = await Ticking.of(engine, routine(unattended="ask"), clerk(), asks(call("pay", amount=1)), says())
+    handle = await ticking.fire()
+    await ticking.until(handle, lambda tick: tick.status == "parked")
+    [question] = await asked(engine)
+
+    now = await keeper_of(engine).look_at_attempt(LookAtAttempt(tick=handle.id, number=1, at=datetime.now(UTC)))
+
+    assert now.parked
+    with pytest.raises(RPCError, match="not found"):
+        await engine.client.temporal.get_workflow_handle(
+            f"routine-alert.{ticking.routine.name}.parked.{question.id}"
+        ).describe()
+    await rejected(engine)
+    assert (await ticking.result(handle)).status == "completed"
+
+
+async def asked(engine: Engine) -> list[ApprovalRecord]:
+    """What people are asked, once there is something; a tick is parked a moment before."""
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while not (found := await engine.client.approvals()):
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def started(engine: Engine, workflow: str) -> str:
+    """The type of a workflow, once there is one of this id."""
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while True:
+            with contextlib.suppress(RPCError):
+                return (await engine.client.temporal.get_workflow_handle(workflow).describe()).workflow_type
+            await asyncio.sleep(0.02)
+
+
+# ---- conversations
+
+
+async def test_a_tick_that_found_its_conversation_busy_leaves_nothing_in_it(unhurried: Engine) -> None:
+    engine = unhurried
+    definition = routine(conversation="continue", input="File page {{ tick.id }}.")
+    ticking = await Ticking.of(engine, definition, clerk(), says("One."))
+    await ticking.tick()
+    thread = (await ticking.record()).thread_id
+    person = await engine.start(clerk(), asks(call("pay", amount=1)), says("Ok."), input="Hello.", thread=thread)
+    await engine.until(person, "requires_action")
+
+    busy = await ticking.tick()
+    await rejected(engine)
+    await engine.finish(person)
+    after = await ticking.tick()
+
+    assert (busy.reason, after.status) == ("thread_busy", "completed")
+    assert [text for role, text in engine.model.heard() if role == "user" and busy.tick in text] == []
+
+
+async def test_a_routine_whose_conversation_was_deleted_begins_a_new_one(unhurried: Engine) -> None:
+    engine = unhurried
+    ticking = await Ticking.of(engine, routine(conversation="continue"), clerk(), says("One."))
+    await ticking.tick()
+    before = (await ticking.record()).thread_id
+    await Threads(engine.ledger).delete(before or "")
+
+    results = [await ticking.tick() for _ in range(2)]
+
+    assert [result.status for result in results] == ["completed", "completed"]
+    threads = {(await ticking.ticks.get(result.tick)).thread_id for result in results}
+    assert threads == {(await ticking.record()).thread_id}
+    assert before not in threads
+
+
+# ---- requests that anybody may have written
+
+
+def raw(request: bytes, encoding: bytes = b"json/plain") -> RawValue:
+    return RawValue(Payload(metadata={"encoding": encoding}, data=request))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        raw(b'{"routine": "x", "at": "0001-01-01T00:00:00+14:00"}'),
+        raw(b'{"routine": "x", "at": "9999-12-31T23:59:59-14:00"}'),
+        raw(b'{"routine": "x", "at": "2026-11-21T07:00:00"}'),
+        raw(b'{"routine": "' + b"r" * 64 + b'"}'),
+        raw(b'{"routine": "x", "trigger": "a\\u0000"}'),
+        raw(b'{"routine": "x", "event": {"x": "\\ud800"}}'),
+        raw(b'{"routine": "x", "event": ' + b'{"x": ' * 150 + b"1" + b"}" * 150 + b"}"),
+        raw(b"{"),
+        raw(b"\x00\xff", b"binary/plain"),
+        raw(b"\x00\xff", b"of/nobody"),
+    ],
+    ids=["first day", "last day", "no offset", "name", "nul", "surrogate", "deep", "no json", "bytes", "encoding"],
+)
+async def test_a_request_that_cannot_be_kept_ends_its_tick(unhurried: Engine, argument: RawValue) -> None:
+    handle = await unhurried.client.temporal.start_workflow(
+        contract.TICK_WORKFLOW, argument, id=f"routine.forged-{next(_NUMBERS)}", task_queue=contract.ENGINE_QUEUE
+    )
+
+    with pytest.raises(WorkflowFailureError) as failure:
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            await handle.result()
+
+    assert isinstance(failure.value.cause, ApplicationError)
+    assert failure.value.cause.type == "bad_request"
+
+
+@pytest.mark.parametrize("id", [f"routine.{'x' * 200}", "routine.x-\n"], ids=["long", "invisible"])
+async def test_a_tick_whose_id_cannot_be_kept_ends(unhurried: Engine, id: str) -> None:
+    handle = await unhurried.client.temporal.start_workflow(
+        contract.TICK_WORKFLOW, TickRequest(routine="x"), id=id, task_queue=contract.ENGINE_QUEUE
+    )
+
+    with pytest.raises(WorkflowFailureError) as failure:
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            await handle.result()
+
+    assert isinstance(failure.value.cause, ApplicationError)
+    assert failure.value.cause.type == "bad_request"
+
+
+async def test_an_event_is_kept_as_far_as_it_can_be(unhurried: Engine) -> None:
+    text = "{{ event.a }} {{ event.b }}"
+    ticking = await Ticking.of(unhurried, routine(input=text), clerk(), says())
+
+    result = await ticking.tick(source="event", event={"a": float("nan"), "b": "x\x00y"})
+
+    assert (await ticking.ticks.get(result.tick)).input == "nan x\ufffdy"

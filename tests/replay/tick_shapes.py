@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from temporalio.api.common.v1 import Payload
+from temporalio.client import WorkflowFailureError
+from temporalio.common import RawValue
 
 from horarium import contract
 from horarium.client import Run
 from horarium.contract import TickRequest, TickResult
-from horarium.definitions import ApprovalRule
+from horarium.definitions import ApprovalRule, Limits
 from horarium.ledger.agents import Agents
 from horarium.ledger.routines import Routines
 from horarium.ledger.ticks import Ticks
@@ -23,12 +28,12 @@ BROKEN = RuntimeError("The archive is away.")
 __all__ = ["SHAPES"]
 
 
-async def tick(engine: Engine, routine: dict[str, Any], *lines: Said, at: datetime | None = None) -> Run:
+async def tick(engine: Engine, routine: dict[str, Any], *lines: Said, at: datetime | None = None, **more: Any) -> Run:
     """Start one tick of a routine; the handle is used for its id alone."""
     definition = Routine.model_validate({"agent": "clerk", "input": "File the pages."} | routine)
     now = datetime.now(UTC).replace(microsecond=0)
     await Agents(engine.ledger).register(
-        agent(on_step_failure="fail", approvals=(ApprovalRule(tools=("slow_pay",), required=0),))
+        agent(**{"on_step_failure": "fail", "approvals": (ApprovalRule(tools=("slow_pay",), required=0),)} | more)
     )
     await Routines(engine.ledger).put(definition, by="ann", at=now)
     if lines:
@@ -54,7 +59,10 @@ async def ended(engine: Engine, run: Run, status: str) -> Run:
 
 async def attempt_of(engine: Engine) -> Run:
     """The run that waits for people."""
-    [approval] = await engine.client.approvals()
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while not (found := await engine.client.approvals()):
+            await asyncio.sleep(0.02)
+    [approval] = found
     return engine.client.run(approval.run_id)
 
 
@@ -134,3 +142,38 @@ async def tick_cancelled_while_its_run_was_parked(engine: Engine, world: World) 
     await engine.client.temporal.get_workflow_handle(run.id).cancel()
     await until(engine, run, "cancelled")
     return run
+
+
+@shape
+async def tick_that_a_limit_ended(engine: Engine, world: World) -> Run:
+    limited = {"name": "that-a-limit-ended", "on_failure": "retry", "retry": {"attempts": 2, "first": "50ms"}}
+    turns = [asks(call("look", f"call_{number}")) for number in range(60)]
+    return await ended(engine, await tick(engine, limited, *turns, limits=Limits(max_turns=2)), "failed")
+
+
+@shape
+async def tick_that_nobody_was_to_be_asked_in(engine: Engine, world: World) -> Run:
+    world.fail_next = [ConnectionError("reset by peer")]
+    run = await tick(
+        engine,
+        {"name": "that-nobody-was-to-be-asked-in", "unattended": "deny"},
+        asks(call("pay", amount=1)),
+        says(),
+        approvals=(ApprovalRule(tools=("pay",), required=0),),
+    )
+    await until(engine, run, "parked")
+    attempt = await attempt_of(engine)
+    [waiting] = (await attempt.status()).waiting_for
+    await attempt.resolve(waiting.id, "supply", by="ann", output="paid")
+    return await ended(engine, run, "completed")
+
+
+@shape
+async def tick_request_that_cannot_be_read(engine: Engine, world: World) -> Run:
+    request = RawValue(Payload(metadata={"encoding": b"json/plain"}, data=b'{"routine": 7}'))
+    handle = await engine.client.temporal.start_workflow(
+        contract.TICK_WORKFLOW, request, id="routine.from-elsewhere", task_queue=contract.ENGINE_QUEUE
+    )
+    with contextlib.suppress(WorkflowFailureError):
+        await asyncio.wait_for(handle.result(), PATIENCE.total_seconds())
+    return Run(engine.client, handle.id)

@@ -431,6 +431,37 @@ async def test_a_tool_whose_arguments_changed_is_granted_anew_by_the_next_apply(
     assert (await deployed.plan(routine)).empty
 
 
+async def test_a_tool_whose_arguments_changed_is_granted_by_nobody_who_only_touches_the_routine(
+    deployed: Deployed, ledger: Ledger
+) -> None:
+    await ToolCatalog(ledger).announce([a_tool("amount")])
+    routine = a_routine(preapproved=[{"tool": "pay"}])
+    await deployed.apply(routine)
+    await ToolCatalog(ledger).announce([a_tool("euros")])
+
+    await deployed.deployment.converge("triage", by="ana")
+
+    assert await Grants(ledger).list(at=datetime.now(UTC)) == []
+    assert drift_of(await deployed.plan(routine)) == [("grants", "pay")]
+
+
+async def test_a_definition_whose_grants_were_not_made_shows_as_drift_after_the_watch_set_its_schedules_right(
+    deployed: Deployed, ledger: Ledger
+) -> None:
+    await ToolCatalog(ledger).announce([a_tool("amount")])
+    await deployed.apply(a_routine(preapproved=[{"tool": "pay"}]))
+    changed = a_routine(preapproved=[{"tool": "pay"}], input="Triage well.")
+    await deployed.rows.put(changed, by="eve", at=datetime.now(UTC), managed_by="files")  # and the process dies here
+    await deployed.deployment.converge("triage")
+
+    shown = await deployed.plan(changed)
+    await deployed.apply(changed)
+
+    assert drift_of(shown) == [("grants", "pay")]
+    (grant,) = await Grants(ledger).list(at=datetime.now(UTC))
+    assert (grant.granter, grant.is_of(changed)) == ("ana", True)
+
+
 async def test_two_hundred_routines_are_applied_and_planned(deployed: Deployed) -> None:
     many = [
         a_routine(f"r{number}", triggers={"main": MORNINGS | {"cron": f"{number % 60} {number % 24} * * *"}})

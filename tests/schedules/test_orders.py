@@ -20,10 +20,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from horarium.client import Client
 from horarium.contract import ENGINE_QUEUE, ROUTINE_ORDER_WORKFLOW, RoutineOrder, RoutineOrdered, TickRequest
 from horarium.definitions import Agent
-from horarium.errors import ConfigError, Conflict, RoutineNotFound, Unreachable
+from horarium.errors import ConfigError, RoutineNotFound, Unreachable
 from horarium.ledger.database import Ledger
 from horarium.ledger.routines import Routines
-from horarium.ledger.schema import ticks
 from horarium.routines import Routine, tick_id
 from horarium.serving import make_worker
 from horarium.settings import Settings
@@ -174,7 +173,15 @@ async def test_pausing_pauses_the_schedules_with_the_note_and_resuming_ends_it(
     assert (state.paused, state.note) == (True, "holidays (by ana)")
     assert row.paused_until == until
     assert not after.paused
-    assert not (await obey(orders, "resume", name)).changed
+
+
+async def test_what_was_so_before_is_said_to_be(orders: Orders, name: str) -> None:
+    await obey(orders, "put", name, definition=definition())
+
+    answers = [await obey(orders, action, name) for action in ("resume", "pause", "pause", "resume")]
+
+    assert [answer.changed for answer in answers] == [False, True, False, True]
+    assert ["(as before)" in answer.message for answer in answers] == [True, False, True, False]
 
 
 async def test_a_pause_until_a_time_that_has_passed_is_refused(orders: Orders, name: str) -> None:
@@ -209,7 +216,7 @@ async def test_a_run_starts_one_tick_with_its_input(orders: Orders, engine_tempo
 
     (tick,) = ordered.ticks
     request = await request_of(engine_temporal, tick)
-    assert tick.startswith(f"routine.{name}-2026-11-21T12:30:00.")
+    assert tick == f"routine.{name}.2026-11-21T12:30:00.000000Z"
     assert (request.source, request.trigger, request.input, request.by) == ("manual", None, "Only issue 7.", "ana")
     assert request.at == NOW
 
@@ -229,11 +236,11 @@ async def test_the_same_key_is_the_same_tick(orders: Orders, name: str) -> None:
     first = await obey(orders, "run", name, key="issue-7")
     again = await obey(orders, "run", name, id="order_2", key="issue-7", input="another")
 
-    assert first.ticks == again.ticks == (f"routine.{name}-issue-7",)
+    assert first.ticks == again.ticks == (f"routine.{name}.issue-7",)
     assert (first.changed, again.changed) == (True, False)
 
 
-@pytest.mark.parametrize("key", ["two words", "a/b", "2026-11-21T06:00:00Z", "ü"])
+@pytest.mark.parametrize("key", ["two words", "a/b", "2026-11-21T06:00:00Z", "2026-11-21T06:00:00.5Z", "ü"])
 async def test_a_key_that_cannot_be_part_of_an_id_is_refused(orders: Orders, name: str, key: str) -> None:
     await obey(orders, "put", name, definition=definition())
 
@@ -241,13 +248,22 @@ async def test_a_key_that_cannot_be_part_of_an_id_is_refused(orders: Orders, nam
         await obey(orders, "run", name, key=key)
 
 
-async def test_a_key_that_leads_to_another_routines_tick_is_told(orders: Orders, name: str) -> None:
+async def test_a_key_leads_to_no_tick_of_another_routine_and_to_no_scheduled_one(
+    orders: Orders, engine_temporal: TemporalClient, name: str
+) -> None:
     await obey(orders, "put", name, definition=definition())
     await obey(orders, "put", f"{name}-b", definition=definition())
-    await obey(orders, "run", f"{name}-b", key="c")
+    keys = ("c", "b-c", "b.c", "b", f"b-{NOW:%Y-%m-%dT%H:%M:%SZ}")
 
-    with pytest.raises(Conflict, match=f"{name}-b"):
-        await obey(orders, "run", name, id="order_2", key="b-c")
+    started = [
+        (await obey(orders, "run", of, id=f"order_{of}_{key}", key=key)).ticks[0]
+        for of in (name, f"{name}-b")
+        for key in keys
+    ]
+
+    assert len(set(started)) == len(started)
+    assert not {tick_id(name, NOW), tick_id(f"{name}-b", NOW)} & set(started)
+    assert {(await request_of(engine_temporal, tick)).routine for tick in started[: len(keys)]} == {name}
 
 
 async def test_an_event_sets_off_the_routines_that_wait_for_it(
@@ -260,7 +276,7 @@ async def test_an_event_sets_off_the_routines_that_wait_for_it(
 
     ordered = await obey(orders, "fire", event="issue.opened", payload={"issue": 7}, key="d1")
 
-    assert ordered.ticks == (f"routine.{name}-waits-d1",)
+    assert ordered.ticks == (f"routine.{name}-waits.d1",)
     assert f"paused: {name}-paused" in ordered.message
     request = await request_of(engine_temporal, ordered.ticks[0])
     assert (request.source, request.trigger, request.event) == ("event", "opened", {"issue": 7})
@@ -270,24 +286,6 @@ async def test_an_event_sets_off_the_routines_that_wait_for_it(
 async def test_a_payload_that_is_too_large_is_refused_with_what_to_do(orders: Orders) -> None:
     with pytest.raises(ConfigError, match="an id or an address"):
         await obey(orders, "fire", event="issue.opened", payload={"text": "x" * 16_000})
-
-
-async def test_a_backfill_starts_each_fire_once_and_none_that_is_there(
-    orders: Orders, engine_temporal: TemporalClient, ledger: Ledger, name: str
-) -> None:
-    await obey(orders, "put", name, definition=definition())
-    at = NOW.replace(minute=0)
-    for hour, status in ((-1, "completed"), (-2, "missed")):
-        await write_tick(ledger, name, at + timedelta(hours=hour), status)
-
-    filled = await obey(orders, "backfill", name, start=at - timedelta(hours=3), end=at)
-    again = await obey(orders, "backfill", name, id="order_2", start=at - timedelta(hours=3), end=at)
-
-    expected = [at - timedelta(minutes=30) * step for step in range(6, -1, -1)]
-    assert list(filled.ticks) == [tick_id(name, fire) for fire in expected if fire != at - timedelta(hours=1)]
-    assert again.ticks == ()
-    request = await request_of(engine_temporal, tick_id(name, at))
-    assert (request.source, request.at, request.trigger) == ("backfill", at, "hourly")
 
 
 @pytest.mark.parametrize(
@@ -328,11 +326,8 @@ async def test_the_client_registers_a_routine_as_on_the_postcard(client: Client,
     assert [item.name for item in await client.routines()] == [name]
 
 
-async def test_the_client_pauses_runs_fires_backfills_and_deletes(
-    client: Client, engine_temporal: TemporalClient, name: str
-) -> None:
+async def test_the_client_pauses_runs_fires_and_deletes(client: Client, name: str) -> None:
     await client.put_routine(Routine.model_validate({"name": name, **definition()}), by="ana")
-    now = datetime.now(UTC)
 
     assert (await client.pause_routine(name, note="holidays", by="ana")).changed
     assert (await client.routine_record(name)).pause_note == "holidays"
@@ -340,13 +335,11 @@ async def test_the_client_pauses_runs_fires_backfills_and_deletes(
     run = await client.run_routine(name, "Only this.", key="k1")
     again = await client.run_routine(name, "Only this.", key="k1")
     fired = await client.fire_event("issue.opened", {"issue": 7})
-    filled = await client.backfill_routine(name, now - timedelta(hours=2), now)
     await client.delete_routine(name, by="ana")
 
     assert run == again
-    assert run.ticks == (f"routine.{name}-k1",)
+    assert run.ticks == (f"routine.{name}.k1",)
     assert len(fired.ticks) == 1
-    assert 4 <= len(filled.ticks) <= 5
     with pytest.raises(RoutineNotFound, match=name):
         await client.run_routine(name)
 
@@ -398,19 +391,3 @@ async def test_orders_that_race_end_with_one_routine(client: Client, name: str) 
 
     assert all(item.changed for item in done)
     assert row.applied == row.generation == 5
-
-
-async def write_tick(ledger: Ledger, routine: str, at: datetime, status: str) -> None:
-    numbers = dict.fromkeys(("attempts", "turns", "input_tokens", "output_tokens", "cost_micro_usd"), 0)
-    async with ledger.write() as connection:
-        await connection.execute(
-            ticks.insert().values(
-                id=tick_id(routine, at),
-                routine=routine,
-                tenant="default",
-                source="schedule",
-                scheduled_at=at,
-                status=status,
-                **numbers,
-            )
-        )

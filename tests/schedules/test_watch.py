@@ -385,6 +385,24 @@ def test_an_outage_is_the_silence_between_two_looks() -> None:
     assert outage(looks, NOON, timedelta(minutes=5)) is not None
 
 
+# ---- ticks that ended, and nobody was told
+
+
+async def test_what_a_tick_that_died_had_not_told_is_told_a_minute_later_once(watched: Watched) -> None:
+    await watched.put(late_after=None)
+    tick = await watched.open(NOON + AN_HOUR)
+    ended = NOON + AN_HOUR + A_MINUTE
+    await watched.ticks.close(CloseTick(tick=tick, status="failed", at=ended))  # its process dies here
+
+    early = await watched.look(ended + A_MINUTE)
+    died = await watched.look(ended + 2 * A_MINUTE, account=False)
+    late = await watched.look(ended + 3 * A_MINUTE)
+    again = await watched.look(ended + 4 * A_MINUTE)
+
+    assert [(alert.event, alert.tick) for alert in late.alerts] == [("failed", tick)]
+    assert (early.alerts, died.alerts, again.alerts) == ((), late.alerts, ())
+
+
 # ---- ticks that do not end
 
 
