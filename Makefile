@@ -30,7 +30,7 @@ check: $(TEST_READY)
 	@$(BIN)/mypy --strict
 	@$(BIN)/mypy --strict examples/log-triage/demo.py examples/log-triage/tools/*.py
 
-chaos: $(TEST_READY) ## Kill workers 300 times at random points and count the effects
+chaos: $(TEST_READY) ## Kill workers 300 times and count the effects; then around 500 fires and count the ticks
 	@$(BIN)/python -m tests.chaos
 
 bench: $(TEST_READY) ## Measure a step against bare Temporal
