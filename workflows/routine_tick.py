@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from typing import Any, Literal, TypeVar
@@ -27,8 +27,10 @@ from temporalio.exceptions import (
     ApplicationError,
     CancelledError,
     ChildWorkflowError,
+    FailureError,
     TerminatedError,
     WorkflowAlreadyStartedError,
+    is_cancelled_exception,
 )
 
 with workflow.unsafe.imports_passed_through():
@@ -188,18 +190,19 @@ class RoutineTick:
         self._run, self._parked, self._news = attempt.run, False, False
         workflow.set_current_details(f"Attempt {self._attempts}: {attempt.run}")
         try:
-            run = await workflow.start_child_workflow(
-                contract.RUN_WORKFLOW,
-                attempt.request,
-                id=attempt.run,
-                result_type=RunResult,
-                task_timeout=RUN_TASK_TIMEOUT,
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
-                cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-                search_attributes=TypedSearchAttributes([SearchAttributePair(ROUTINE, self._routine)]),
-                static_summary=f"{plan.agent}, attempt {self._attempts} of {self._id}",
-            )
+            with _cancelled_as_such():
+                run = await workflow.start_child_workflow(
+                    contract.RUN_WORKFLOW,
+                    attempt.request,
+                    id=attempt.run,
+                    result_type=RunResult,
+                    task_timeout=RUN_TASK_TIMEOUT,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+                    cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                    search_attributes=TypedSearchAttributes([SearchAttributePair(ROUTINE, self._routine)]),
+                    static_summary=f"{plan.agent}, attempt {self._attempts} of {self._id}",
+                )
         except WorkflowAlreadyStartedError:
             return Ended("failed", "run_exists", f"There is a run {attempt.run} that is not this tick's.", final=True)
         try:
@@ -282,15 +285,16 @@ class RoutineTick:
         return self._request.routine if self._request is not None else ""
 
     async def _local(self, name: str, argument: Any, result: type[T], patience: timedelta | None = None) -> T:
-        found: T = await workflow.execute_local_activity(
-            name,
-            argument,
-            result_type=result,
-            start_to_close_timeout=LOCAL_TIMEOUT,
-            schedule_to_close_timeout=patience,
-            local_retry_threshold=LOCAL_RETRY_THRESHOLD,
-            retry_policy=LOCAL_RETRY,
-        )
+        with _cancelled_as_such():
+            found: T = await workflow.execute_local_activity(
+                name,
+                argument,
+                result_type=result,
+                start_to_close_timeout=LOCAL_TIMEOUT,
+                schedule_to_close_timeout=patience,
+                local_retry_threshold=LOCAL_RETRY_THRESHOLD,
+                retry_policy=LOCAL_RETRY,
+            )
         return found
 
 
@@ -333,6 +337,17 @@ async def _outcome(run: workflow.ChildWorkflowHandle[Any, RunResult], plan: Tick
     if plan.retry is not None:
         said += " It is not tried again: another attempt would have the same limits anew."
     return Ended("failed", result.reason or result.status, said, final=True)
+
+
+@contextlib.contextmanager
+def _cancelled_as_such() -> Iterator[None]:
+    """A cancellation that comes while something is waited for arrives as that thing's failure; make it one again."""
+    try:
+        yield
+    except FailureError as error:
+        if is_cancelled_exception(error):
+            raise asyncio.CancelledError from error
+        raise
 
 
 async def _to_the_end(work: Any) -> None:

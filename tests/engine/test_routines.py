@@ -24,7 +24,7 @@ from temporalio.worker import Replayer
 from activities.models.base import ModelRequest, RequestedCall, Turn
 from activities.ticks import TickKeeper
 from horarium import contract
-from horarium.contract import Decision, RunRequest, TickRequest, TickResult
+from horarium.contract import OPEN_STATUSES, Decision, RunRequest, TickRequest, TickResult
 from horarium.conversion import data_converter
 from horarium.definitions import Agent, ApprovalRule, Limits
 from horarium.ids import run_id_for_key, step_id
@@ -891,3 +891,23 @@ async def test_an_event_is_kept_as_far_as_it_can_be(unhurried: Engine) -> None:
     result = await ticking.tick(source="event", event={"a": float("nan"), "b": "x\x00y"})
 
     assert (await ticking.ticks.get(result.tick)).input == "nan x\ufffdy"
+
+
+@pytest.mark.parametrize("moment", range(8))
+async def test_a_tick_that_is_cancelled_at_any_moment_leaves_nothing_open(
+    unhurried: Engine, archive: Archive, moment: int
+) -> None:
+    ticking = await Ticking.of(unhurried, routine(), clerk(), asks(call("pay", amount=1)), says())
+    handle = await ticking.fire()
+    for _ in range(moment):  # a little later each time: while it opens, begins its run, looks, waits
+        await handle.describe()
+
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await ticking.result(handle)
+
+    assert [tick.status for tick in await ticking.ticks.list() if tick.is_open] == []
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        # A run that was just being started is asked to end by the server, when its tick has ended.
+        while await unhurried.client.approvals() or await unhurried.client.runs(status=OPEN_STATUSES):
+            await asyncio.sleep(0.05)
