@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -35,7 +36,7 @@ TRIGGER = "main"  # of a routine that is made with one
 ORDER_TASK_TIMEOUT = timedelta(seconds=2)
 
 
-class RoutineClient:
+class RoutineClient(ABC):
     """The part of `Client` that is about routines.
 
     What changes one or has it run is signed, when there is a key for who wants it (`by`).
@@ -44,12 +45,13 @@ class RoutineClient:
     temporal: TemporalClient
     settings: Settings | None
 
+    @abstractmethod
     def require_ledger(self) -> Ledger:
         """The ledger."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_plan(self, agent: Agent) -> None:
-        raise NotImplementedError
+        """Refuse an agent whose approval plan cannot be kept."""
 
     # ---- changing
 

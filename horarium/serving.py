@@ -22,7 +22,7 @@ from temporalio.worker import (
     WorkflowRunner,
 )
 
-from horarium import protocol
+from horarium import protocol, tick_protocol
 from horarium.connection import connect
 from horarium.contract import TOOL_QUEUE_PREFIX
 from horarium.errors import ConfigError, Conflict, HorariumError, NotFound
@@ -45,6 +45,7 @@ LOOK_FOR_THEMSELVES = (
     protocol.SETTLE_QUESTION,
     protocol.SETTLE_STEP,
     protocol.NOTIFY,
+    tick_protocol.SEND_ALERT,
 )
 HEARTBEAT_THROTTLE = timedelta(milliseconds=300)
 
@@ -140,15 +141,18 @@ class _Translated(ActivityInboundInterceptor):
 
 
 def _refuse_strangers(input: ExecuteActivityInput) -> None:
-    """What is written about a run is asked for by that run: whoever reaches Temporal can name any run in a payload.
+    """What is written about a run or a tick is asked for by itself: whoever reaches Temporal can name any in a payload.
 
     Raises:
         Conflict: Another workflow asks.
     """
     info = activity.info()
-    run = getattr(input.args[0], "run", None) if input.args else None
-    if info.activity_type not in LOOK_FOR_THEMSELVES and isinstance(run, str) and run != info.workflow_id:
-        raise Conflict(f"Workflow {info.workflow_id} asked for {info.activity_type} of run {run}, which is another's.")
+    if info.activity_type in LOOK_FOR_THEMSELVES or not input.args:
+        return
+    named = {name: getattr(input.args[0], name, None) for name in ("run", "tick")}
+    for name, whose in named.items():
+        if isinstance(whose, str) and whose != info.workflow_id:
+            raise Conflict(f"Workflow {info.workflow_id} asked for {info.activity_type} of {name} {whose}.")
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from temporalio import workflow
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Worker
 
 from horarium.client import Client, Run
 from horarium.content import digest, digest_text
@@ -26,7 +23,6 @@ from horarium.ids import new_run_id
 from horarium.ledger.audit import AuditRecord, AuditTrail
 from horarium.proof import ANYBODY, LEEWAY, KeyRing, Signer
 from horarium.protocol import (
-    CALL_TOOL,
     CLOSE_RUN,
     ESCALATE,
     MARK_RUN,
@@ -47,7 +43,6 @@ from horarium.protocol import (
     SettleApprovals,
     SettleQuestion,
     SettleStep,
-    ToolOutcome,
     ToolStep,
     WriteMessage,
 )
@@ -55,6 +50,7 @@ from horarium.serving import serve_tools
 from horarium.settings import ApprovalsSettings, Settings, TemporalSettings
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
+from tests.support.intruder import ask_for, intrude
 
 Way = Literal["update", "signal"]
 WAYS: tuple[Way, ...] = ("update", "signal")
@@ -768,38 +764,6 @@ async def refused_and_then_signed(engine: Engine, run: Run, approval: Approval, 
 
 
 # ---- workflows of an intruder's own
-
-
-@workflow.defn(name="Intruder", sandboxed=False)
-class Intruder:
-    """Whoever reaches Temporal's port can ask for activities as well."""
-
-    @workflow.run
-    async def run(self, activity: str, payload: Any) -> Any:
-        return await workflow.execute_activity(
-            activity,
-            payload,
-            task_queue=ENGINE_QUEUE,
-            start_to_close_timeout=timedelta(seconds=20),
-            retry_policy=RetryPolicy(maximum_attempts=1),
-        )
-
-
-async def ask_for(engine: Engine, activity: str, payload: Payload) -> Any:
-    queue = f"intruder-{new_run_id()}"
-    async with Worker(engine.env.client, task_queue=queue, workflows=[Intruder]):
-        made = engine.env.client.execute_workflow(
-            Intruder.run,
-            args=[activity, payload.model_dump(mode="json")],
-            id=new_run_id(),
-            task_queue=queue,
-            execution_timeout=timedelta(seconds=30),
-        )
-        return await asyncio.wait_for(made, 40)
-
-
-async def intrude(engine: Engine, step: ToolStep) -> ToolOutcome:
-    return ToolOutcome.model_validate(await ask_for(engine, CALL_TOOL, step))
 
 
 async def asked_call(engine: Engine, run: Run) -> Call:

@@ -39,10 +39,11 @@ from horarium.ledger.schema import ticks
 from horarium.ledger.threads import Threads
 from horarium.ledger.ticks import TickRecord, Ticks
 from horarium.routines import Routine, tick_id
-from horarium.tick_protocol import CloseTick, LookAtAttempt, OpenAttempt, OpenTick
+from horarium.tick_protocol import CLOSE_TICK, OPEN_ATTEMPT, CloseTick, LookAtAttempt, OpenAttempt, OpenTick
 from horarium.tools import Effect, ToolContext, tool
 from tests.engine.conftest import own_skipping_environment
 from tests.support.engine import PATIENCE, Engine, Said, asks, call, running_engine, sandbox, says
+from tests.support.intruder import ask_for
 from workflows.routine_tick import RoutineTick
 
 _NUMBERS = itertools.count()
@@ -911,3 +912,21 @@ async def test_a_tick_that_is_cancelled_at_any_moment_leaves_nothing_open(
         # A run that was just being started is asked to end by the server, when its tick has ended.
         while await unhurried.client.approvals() or await unhurried.client.runs(status=OPEN_STATUSES):
             await asyncio.sleep(0.05)
+
+
+async def test_a_stranger_writes_nothing_down_about_a_tick(unhurried: Engine, archive: Archive) -> None:
+    ticking = await Ticking.of(unhurried, routine(), clerk(), asks(call("pay", amount=1)), says())
+    handle = await ticking.fire()
+    parked = await ticking.until(handle, lambda tick: tick.status == "parked")
+    now = datetime.now(UTC)
+
+    for activity, payload in (
+        (CLOSE_TICK, CloseTick(tick=handle.id, status="completed", output="Paid.", at=now)),
+        (OPEN_ATTEMPT, OpenAttempt(tick=handle.id, number=2, at=now)),
+    ):
+        with pytest.raises(WorkflowFailureError):
+            await ask_for(unhurried, activity, payload)
+
+    assert await ticking.ticks.get(handle.id) == parked
+    await handle.cancel()
+    await ticking.until(handle, lambda tick: tick.closed_at is not None)
