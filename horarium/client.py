@@ -17,6 +17,7 @@ from temporalio.client import Client as TemporalClient
 from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
 )
 from temporalio.common import (
@@ -407,12 +408,26 @@ class Run:
                 record = await self.record()
                 if record.closed_at is not None:
                     return _ended(record)
-            status: RunStatus = await self._handle.query(
-                contract.QUERY_STATUS, result_type=RunStatus, rpc_timeout=timedelta(seconds=10)
-            )
-            return status
+            return await self._asked(contract.QUERY_STATUS, RunStatus, rpc_timeout=timedelta(seconds=10))
         except RPCError as error:
             raise _translated(error, self.id) from error
+
+    async def _asked(self, query: str, kind: type[T], rpc_timeout: timedelta | None = None) -> T:
+        """Ask the run; again when its worker had to read it afresh first (workers/alignment.py).
+
+        Raises:
+            Unreachable: It does not answer, however often it is asked.
+            RPCError: As the server says it.
+        """
+        deadline = asyncio.get_running_loop().time() + CATCHING_UP
+        while True:
+            try:
+                answer: T = await self._handle.query(query, result_type=kind, rpc_timeout=rpc_timeout)
+                return answer
+            except WorkflowQueryFailedError as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Unreachable(f"Run {self.id} does not answer: {error}", hint="Try it again.") from error
+                await asyncio.sleep(LOOK_EVERY)
 
     async def result(self, timeout: timedelta | None = None) -> RunResult:
         """Wait for the end, whatever it is: a failed run is a result, not an exception.
@@ -456,8 +471,7 @@ class Run:
     async def step_summaries(self) -> list[StepSummary]:
         """The latest 200 steps, without content; needs no ledger."""
         try:
-            summaries: list[StepSummary] = await self._handle.query(contract.QUERY_STEPS, result_type=list[StepSummary])
-            return summaries
+            return await self._asked(contract.QUERY_STEPS, list[StepSummary])
         except RPCError as error:
             raise _translated(error, self.id) from error
 
@@ -547,8 +561,7 @@ class Run:
     async def approvals(self) -> list[Approval]:
         """Every approval of the run, oldest first."""
         try:
-            approvals: list[Approval] = await self._handle.query(contract.QUERY_APPROVALS, result_type=list[Approval])
-            return approvals
+            return await self._asked(contract.QUERY_APPROVALS, list[Approval])
         except RPCError as error:
             raise _translated(error, self.id) from error
 
