@@ -96,7 +96,8 @@ class ModelCaller:
         if step.closing:
             return {}
         try:
-            return await self._catalog.tools([step.offer] if step.offer else agent.tools)
+            tools = await self._catalog.of_run(step.run, agent)
+            return {step.offer: tools[step.offer]} if step.offer else tools
         except ToolUnavailable as error:
             raise ApplicationError(str(error), type=error.code, next_retry_delay=FIRST_RETRY * 5) from error
 
@@ -203,7 +204,7 @@ class ModelCaller:
     ) -> ModelReply:
         """What the workflow is told of a settled turn: read from the record alone, so that a repeat says the same."""
         turn = stored_turn(record.output or "{}")
-        served = offered or await self._catalog.tools(agent.tools)
+        served = offered or await self._catalog.of_run(step.run, agent)
         calls = tuple(
             [await self._call_of(step, agent, call, served[call.name]) for call in turn.calls if call.problem is None]
         )
@@ -239,6 +240,7 @@ class ModelCaller:
             effect=served.spec.effect,
             queue=self._catalog.queue_of(served),
             timeout=served.spec.timeout,
+            agent=served.agent,
         )
         return await self._gatekeeper.gated(
             made, agent, served.spec, arguments, run=step.run, thread=step.thread, tenant=step.tenant

@@ -27,6 +27,7 @@ from horarium.errors import (
     ProofInvalid,
 )
 from horarium.ids import approval_id, split_step_id, step_id
+from horarium.ledger.agents import ServedTool
 from horarium.ledger.approvals import Approvals, Asking
 from horarium.ledger.database import Ledger
 from horarium.ledger.grants import Grant, Grants
@@ -127,7 +128,7 @@ class Deciding:
         arguments = json.loads(text)
         run = await self._runs.get(asking.run)
         agent = await self._agent_of(run)
-        spec = (await self._catalog.tools([call.tool]))[call.tool].spec
+        spec = (await self._catalog.tool_of_run(run.id, agent, call.tool)).spec
         name, rule = rule_for(agent, call.tool, spec.effect, arguments)
         gate = gate_of(agent, call.tool, spec.effect, arguments) or Gate()
         people = people_of(rule.approvers if rule is not None else (), self._settings)
@@ -164,6 +165,10 @@ class Deciding:
         if self._witness.required and (tick.event or {}).get("input") is not None:
             return False  # whoever reaches Temporal's port can start a tick with an input of his own
         return not people or (grant.granter is not None and is_among(grant.granter, people))
+
+    async def _tool_of(self, checking: CheckDecision) -> ServedTool:
+        agent = await self._agent_of(await self._runs.get(checking.run))
+        return await self._catalog.tool_of_run(checking.run, agent, checking.call.tool)
 
     async def _agent_of(self, run: RunRecord) -> Agent:
         return (await self._catalog.agent(run.agent, run.version or 0)).agent
@@ -226,7 +231,7 @@ class Deciding:
         remember = checking.decision.remember
         if remember is None:
             return
-        spec = (await self._catalog.tools([checking.call.tool]))[checking.call.tool].spec
+        spec = (await self._tool_of(checking)).spec
         known = list(spec.parameters.get("properties", {}))
         for name, bound in remember.bounds.items():
             if name not in known:
@@ -242,7 +247,7 @@ class Deciding:
             ArgumentsRejected: They do not fit the tool, are too long, or could not be kept exactly as they are.
         """
         call, decision = checking.call, checking.decision
-        served = (await self._catalog.tools([call.tool]))[call.tool]
+        served = await self._tool_of(checking)
         arguments = decision.arguments or {}
         check_edit(arguments)
         check_secrets(arguments)

@@ -12,7 +12,7 @@ from horarium.ledger.journal import Journal, StepClaim, StepRecord
 from horarium.ledger.memories import Memories
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import Threads
-from horarium.protocol import WRITE_MEMORY, WriteMemory
+from horarium.protocol import WRITE_MEMORY, WriteMemory, WrittenMemory
 from horarium.toolhost import heartbeating
 from horarium.tools import Effect
 from horarium.turns import stored_turn
@@ -32,12 +32,12 @@ class MemoryWriter:
         self._catalog = catalog
 
     @activity.defn(name=WRITE_MEMORY)
-    async def write_memory(self, writing: WriteMemory) -> None:
+    async def write_memory(self, writing: WriteMemory) -> WrittenMemory:
         """Note what was asked in this run and how it was answered. Safe to repeat: a run leaves one note."""
         async with heartbeating():
             agent = (await self._catalog.agent(writing.agent, writing.version)).agent
             if agent.memory is None:
-                return
+                return WrittenMemory()
             held = await self._journal.claim(
                 StepClaim(
                     run_id=writing.run,
@@ -49,10 +49,11 @@ class MemoryWriter:
                 )
             )
             if isinstance(held, StepRecord):
-                return
+                return WrittenMemory()
             note = await self._note(writing.run)
             await self._memories.write(writing.tenant, agent.memory.scope, writing.run, note)
             await self._journal.settle(held, "completed", note)
+        return WrittenMemory()
 
     async def _note(self, run_id: str) -> str:
         run = await self._runs.get(run_id)

@@ -74,6 +74,8 @@ def _title(event: NoticeEvent, shown: Shown) -> str:
             return f"Did it happen? {tool} of {agent}"
         case "held_step":
             return f"Held: {tool} of {agent} failed"
+        case "tool_unserved":
+            return f"No worker serves {tool} of {agent}"
 
 
 def _lead(notice: Notice, shown: Shown) -> Iterator[str]:
@@ -93,6 +95,8 @@ def _lead(notice: Notice, shown: Shown) -> Iterator[str]:
             yield f"{tool} was begun, and nobody knows whether it happened. Find out, then say so."
         case "held_step":
             yield f"{tool} failed for good. The run waits for a person to say how to go on."
+        case "tool_unserved":
+            yield f"The run waits for a worker that serves {tool}."
     if shown.text and notice.event in ("unknown_outcome", "held_step"):
         yield visible(shown.text)
     if shown.comment:
@@ -141,7 +145,7 @@ def _happened(event: NoticeEvent, shown: Shown) -> datetime | None:
             return shown.escalated_at
         case "decided" | "expired":
             return shown.decided_at
-        case "reminder":
+        case "reminder" | "tool_unserved":
             return None
 
 

@@ -15,6 +15,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.catalog import Catalog
+from activities.discovery import Discovery, refresh
 from activities.gating import Gatekeeper
 from horarium.content import call_digest
 from horarium.contract import RunRequest
@@ -74,6 +75,7 @@ class Opening:
         ledger: Ledger,
         catalog: Catalog,
         temporal: TemporalClient,
+        discovery: Discovery,
         agents: AgentFiles | None,
         settings: Settings,
     ) -> None:
@@ -86,6 +88,7 @@ class Opening:
         self._ticks = Ticks(ledger)
         self._catalog = catalog
         self._temporal = temporal
+        self._discovery = discovery
         self._files = agents
         self._worker = settings.worker
         self._settings = settings
@@ -102,10 +105,11 @@ class Opening:
             raise Conflict(
                 f"{run!r} cannot be a run's id.", hint="Use at most 200 letters, digits, '-', '_', '.' or ':'."
             )
-        await self._refresh(request.agent)
-        version = await self._agents.get(request.agent, request.version)
+        await refresh(self._agents, self._files, request.agent)
+        version = await self._agents.get(request.agent, await self._discovery.pinned_version(run, request))
         agent = version.agent
-        served = await self._tools_are_served(agent)
+        await self._discovery.ensure(run, agent, version.version, request.tenant)
+        served = await self._tools_are_served(run, agent)
         not_by = await self._starters(run, request)
         self._plan_can_be_kept(agent, served, not_by)
         thread = await self._thread_of(run, request)
@@ -178,16 +182,9 @@ class Opening:
                 hint="Start it with `requested_by`.",
             )
 
-    async def _refresh(self, name: str) -> None:
-        """An edited definition counts from the next run on, without a restart."""
-        if self._files is not None:
-            agent = self._files.current().get(name)
-            if agent is not None:
-                await self._agents.register(agent)
-
-    async def _tools_are_served(self, agent: Agent) -> dict[str, ServedTool]:
+    async def _tools_are_served(self, run: str, agent: Agent) -> dict[str, ServedTool]:
         try:
-            return await self._catalog.tools(agent.tools)
+            return await self._catalog.of_run(run, agent)
         except ToolUnavailable as error:
             last = activity.info().attempt >= OPEN_PATIENCE
             raise ApplicationError(
@@ -250,7 +247,8 @@ class Opening:
             if step is not None and _is_answered(step, resumes=resumes):
                 answered.append(step_id(step.run_id, step.number))
             elif resumes:
-                made = await self._call_again(origin, number, stored, step)
+                served = await self._catalog.tool_of_run(run, agent, stored.name)
+                made = await self._call_again(origin, number, stored, step, served)
                 calls.append(await self._gated(made, run, request, agent, thread, json.loads(stored.arguments)))
             else:
                 answered.append(await self._never_made(origin, number, stored.id, stored.name, step))
@@ -261,11 +259,12 @@ class Opening:
     ) -> Call:
         if call.approved_in is not None:
             return call.model_copy(update={"gated": True})
-        spec = (await self._catalog.tools([call.tool]))[call.tool].spec
+        spec = (await self._catalog.tool_of_run(run, agent, call.tool)).spec
         return await self._gatekeeper.gated(call, agent, spec, arguments, run=run, thread=thread, tenant=request.tenant)
 
-    async def _call_again(self, origin: str, number: int, stored: StoredCall, step: StepRecord | None) -> Call:
-        served = (await self._catalog.tools([stored.name]))[stored.name]
+    async def _call_again(
+        self, origin: str, number: int, stored: StoredCall, step: StepRecord | None, served: ServedTool
+    ) -> Call:
         digest = call_digest(stored.name, served.spec.schema_digest, json.loads(stored.arguments))
         key = step.key if step is not None and step.key else idempotency_key(origin, f"{stored.id}.{number}")
         approved_in, released = await self._standing_approval(origin, step, digest)
@@ -280,6 +279,7 @@ class Opening:
             queue=self._catalog.queue_of(served),
             timeout=served.spec.timeout,
             approved_in=approved_in,
+            agent=served.agent,
         )
 
     async def _standing_approval(

@@ -22,6 +22,7 @@ TICK_WORKFLOW = "RoutineTick"
 ROUTINE_ORDER_WORKFLOW = "RoutineOrder"
 ROUTINE_ALERT_WORKFLOW = "HorariumRoutineAlert"
 ROUTINE_WATCH_WORKFLOW = "HorariumRoutineWatch"
+MEMORY_WORKFLOW = "HorariumMemory"
 ENGINE_QUEUE = "horarium"
 TOOL_QUEUE_PREFIX = "horarium-tools-"
 
@@ -31,6 +32,7 @@ SIGNAL_REJECT = "reject"
 SIGNAL_MESSAGE = "message"
 SIGNAL_RESOLVE = "resolve"
 UPDATE_RESOLVE = "resolve"
+SIGNAL_SUB_RUN = "sub_run"
 QUERY_STATUS = "status"
 QUERY_APPROVALS = "approvals"
 QUERY_STEPS = "steps"
@@ -121,6 +123,15 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class DirectCall(Wire):
+    """A call that whoever starts the run asks for, and no model."""
+
+    tool: Text = Field(min_length=1, max_length=64, description="One of the agent's tools.")
+    arguments: dict[str, Any] | None = Field(
+        default=None, description="They stay in Temporal's history; the Python client puts them into the ledger."
+    )
+
+
 class RunRequest(Wire):
     """The one argument of the `AgentRun` workflow. Its workflow id is the run's id."""
 
@@ -146,6 +157,12 @@ class RunRequest(Wire):
         default=None,
         ge=1,
         description="Steps before the workflow continues as new. None: when Temporal suggests it.",
+    )
+    parent: str | None = Field(
+        default=None, description="The engine's own: the step, `run_…/0007`, that handed this run its task."
+    )
+    call: DirectCall | None = Field(
+        default=None, description="Instead of `input`: make this one call, gated and kept as a model's, and complete."
     )
     carried: dict[str, Any] | None = Field(
         default=None, description="The engine's own, when it continues as new. Leave it out."
@@ -193,11 +210,19 @@ class RunResult(Wire):
 class Waiting(Wire):
     """What a run in `requires_action` waits for."""
 
-    kind: Literal["approval", "unknown_outcome", "held_step"]
-    id: str = Field(description="The approval's id, or the step's.")
+    kind: Literal["approval", "unknown_outcome", "held_step", "sub_agent", "tool_worker"]
+    id: str = Field(description="The approval's id, the step's, or with `sub_agent` the run's.")
     question: str | None = Field(default=None, description="Its id in the inbox.")
     tool: str | None = None
     text: str = Field(description="In words.")
+
+
+class SubRun(Wire):
+    """Payload of the engine's own signal `sub_run`: what the run of a sub-agent waits for, told to its parent."""
+
+    run: str
+    step: str = Field(description="The parent's.")
+    waiting_for: tuple[Waiting, ...] = Field(default=(), max_length=50)
 
 
 class RunStatus(Wire):

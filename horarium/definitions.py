@@ -13,22 +13,16 @@ from typing import Annotated, Any, Literal
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from horarium.content import canonical, digest
-from horarium.durations import duration
+from horarium.definition import Definition, Duration, a_name
+from horarium.mcpservers import Label, McpServer
 from horarium.people import is_among
 from horarium.problems import near_miss
 
 OnStepFailure = Literal["tell", "fail", "hold"]
-Duration = Annotated[timedelta, BeforeValidator(duration)]
 NameOrRole = Annotated[str, Field(max_length=200)]
-
-
-class Definition(BaseModel):
-    """Base of all definitions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Limits(Definition):
@@ -44,6 +38,10 @@ class Limits(Definition):
     )
     max_repeats: int = Field(default=8, ge=1, description="The same call with the same arguments, in a row.")
     max_calls_per_turn: int = Field(default=32, ge=1, le=128, description="More are refused, and the model told.")
+    max_handoffs: int = Field(
+        default=100, ge=0, description="Runs of sub-agents below this run, at any depth; more are refused."
+    )
+    max_depth: int = Field(default=3, ge=0, le=10, description="Levels of sub-agents below this run.")
 
 
 class Memory(Definition):
@@ -51,6 +49,19 @@ class Memory(Definition):
 
     scope: str = Field(min_length=1, max_length=200, description="Runs with the same scope share notes.")
     recall: int = Field(default=10, ge=0, le=100, description="How many of the latest notes a run is given.")
+
+
+class ToolSearch(Definition):
+    """Show the model the few tools that fit the conversation, and `find_tools` to look for others."""
+
+    show: int = Field(default=5, ge=1, le=50, description="Tools shown at each turn.")
+    ranking: Literal["lexical", "embedding"] = Field(
+        default="lexical", description="lexical: BM25. embedding: a small local model, from the extra `search`."
+    )
+
+
+def _a_search(value: Any) -> Any:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class RememberRule(Definition):
@@ -209,20 +220,14 @@ class ModelSettings(Definition):
     parallel_tool_calls: bool | None = None
     timeout: Duration = Field(default=timedelta(minutes=10), gt=timedelta(0), description="For one whole turn.")
     attempts: int = Field(default=5, ge=1, description="Failures before giving up; being throttled is not counted.")
+    context_tokens: int | None = Field(
+        default=None,
+        ge=512,
+        description="The model's window; near its end older messages are summarised. None: what is known of the model.",
+    )
     family: str | None = Field(
         default=None, description="The model's own name, e.g. `gpt-5.3`, where the provider cannot tell it."
     )
-
-
-def a_name(name: str) -> str:
-    """A name as it may stand in ids, files and addresses.
-
-    Raises:
-        ValueError: It may not.
-    """
-    if not name or len(name) > 63 or not all(c.isalnum() or c in "-_" for c in name) or not name[0].isalnum():
-        raise ValueError("a name has 1 to 63 letters, digits, '-' or '_', and begins with a letter or digit")
-    return name
 
 
 def _a_model(model: str) -> str:
@@ -245,6 +250,16 @@ class Agent(Definition):
     description: str = ""
     instructions: str = Field(default="", description="The system prompt; in YAML, `instructions_file` names its file.")
     tools: tuple[str, ...] = Field(default=(), description="Names of tools, as their workers announce them.")
+    mcp: dict[Label, McpServer] = Field(
+        default={}, description="MCP servers by label; their tools are named `<label>__<tool>`."
+    )
+    toolboxes: tuple[str, ...] = Field(default=(), description="`name` for its default version, or `name@2`.")
+    agents: tuple[Annotated[str, AfterValidator(a_name)], ...] = Field(
+        default=(), description="Sub-agents: each is offered as a tool of its name."
+    )
+    tool_search: Annotated[ToolSearch | None, BeforeValidator(_a_search)] = Field(
+        default=None, description="`true`, or its settings. None: all tools are shown at every turn."
+    )
     procedure: tuple[str, ...] = Field(
         default=(),
         description="The tools in the order to be called: each turn offers the model only the next.",
@@ -258,7 +273,7 @@ class Agent(Definition):
         description="When a tool broke for good: tell the model, fail the run, or hold it for a person. "
         "A model that failed for good fails the run, or holds it.",
     )
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str] = Field(default={}, description="Yours.")
 
     def __init__(
         self,
@@ -268,6 +283,10 @@ class Agent(Definition):
         description: str = "",
         instructions: str = "",
         tools: tuple[str, ...] | list[Any] = (),
+        mcp: dict[str, McpServer] | None = None,
+        toolboxes: tuple[str, ...] | list[str] = (),
+        agents: tuple[str, ...] | list[str | Agent] = (),
+        tool_search: ToolSearch | bool | None = None,
         procedure: tuple[str, ...] | list[str] = (),
         memory: Memory | None = None,
         limits: Limits | None = None,
@@ -283,6 +302,10 @@ class Agent(Definition):
                 "description": description,
                 "instructions": instructions,
                 "tools": tuple(item if isinstance(item, str) else item.name for item in tools),
+                "mcp": mcp or {},
+                "toolboxes": tuple(toolboxes),
+                "agents": tuple(item if isinstance(item, str) else item.name for item in agents),
+                "tool_search": tool_search,
                 "procedure": tuple(procedure),
                 "memory": memory,
                 "limits": limits or Limits(),
@@ -300,10 +323,24 @@ class Agent(Definition):
     def _consistent(self) -> Agent:
         if len(set(self.tools)) != len(self.tools):
             raise ValueError("a tool is listed twice in `tools`")
-        missing = [name for name in self.procedure if name not in self.tools]
+        both = [name for name in self.agents if name in self.tools]
+        if both or len(set(self.agents)) != len(self.agents):
+            raise ValueError("a name is listed twice in `tools` and `agents`")
+        if self.name in self.agents:
+            raise ValueError("an agent cannot be its own sub-agent")
+        if self.tool_search is not None and self.procedure:
+            raise ValueError(
+                "`tool_search` and `procedure`: a procedure shows its next tool and no other; leave one out"
+            )
+        missing = [name for name in self.procedure if name not in self.tools and not self.finds_tools]
         if missing:
             raise ValueError(f"`procedure` names {missing[0]!r}, which is not in `tools`")
         return self
+
+    @property
+    def finds_tools(self) -> bool:
+        """Whether some of its tools are found when a run begins, and pinned for it."""
+        return bool(self.mcp or self.toolboxes or self.agents)
 
     @property
     def digest(self) -> str:

@@ -4,9 +4,9 @@ HorariumError               code, a sentence, and what to do next
 ├── ConfigError             you can fix it before starting
 │   └── ToolImportClash     a tool imports a name that is the engine's here
 ├── NotFound                RunNotFound, AgentNotFound, ThreadNotFound, RoutineNotFound, ApprovalNotFound,
-│                           ToolUnavailable, LinkInvalid
+│                           ToolUnavailable, ToolboxNotFound, MemoryNotFound, LinkInvalid
 ├── Conflict                RunExists, ThreadBusy, AlreadyRunning, ApprovalAlreadyDecided, ApprovalExpired,
-│                           ApprovalWithdrawn, DigestMismatch, LinkUsed, LinkExpired
+│                           ApprovalWithdrawn, DigestMismatch, LinkUsed, LinkExpired, ToolChanged
 ├── TemplateFailed          a routine's input cannot be rendered (horarium/templates.py)
 ├── ArgumentsRejected       edited arguments that do not fit the tool
 ├── NotAnApprover           somebody else decides this
@@ -17,6 +17,8 @@ HorariumError               code, a sentence, and what to do next
 │   └── ModelAuthFailed     the credential was not accepted: not tried again
 ├── StepBlocked             a claim that must not go on: OutcomeUnknown, StepCrashes, NotApproved,
 │                           ProofInvalid
+├── WorkspaceError          a file that leads out of its workspace, is too large, or is not there
+├── ToolNotReached          nothing was done, because whatever does it could not be reached: tried again
 └── ToolError               a tool says: not done, tell the model why
 
 Callers branch on the class or on `code`, which is stable; never on the text.
@@ -254,6 +256,39 @@ class ToolError(HorariumError):
     """
 
     code = "tool_error"
+
+
+class ToolNotReached(HorariumError):
+    """Raise it in a tool to say: whatever does this could not be reached, so nothing was done.
+
+    Unlike any other exception it is worth another attempt even for a tool of effect `external`.
+    """
+
+    code = "tool_not_reached"
+
+
+class ToolChanged(Conflict):
+    """A server says other things of a tool than somebody trusted."""
+
+    code = "tool_changed"
+
+
+class ToolboxNotFound(NotFound):
+    """No toolbox of this name, or not in this version."""
+
+    code = "toolbox_not_found"
+
+
+class MemoryNotFound(NotFound):
+    """No memory of this id, or it is another tenant's."""
+
+    code = "memory_not_found"
+
+
+class WorkspaceError(HorariumError):
+    """A file of a workspace cannot be what was asked: it leads out, is too large, or is not there."""
+
+    code = "workspace_error"
 
 
 BY_CODE: dict[str, type[HorariumError]] = {

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from horarium.content import canonical
-from horarium.definitions import a_name
+from horarium.definition import a_name
 from horarium.durations import words
 from horarium.errors import ConfigError
 from horarium.routines import AtTrigger, CronTrigger, EventTrigger, EveryTrigger, Routine, Trigger

@@ -12,6 +12,7 @@ import re
 from ulid import ULID
 
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,199}$")
+STEP_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,199}/[0-9]{4,9}$")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 

@@ -152,7 +152,7 @@ def plan_problems(
     for index, rule in enumerate(agent.approvals):
         where = f"approvals.{index}"
         problems += _names(rule, where, settings)
-        problems += _tools(rule, where, agent)
+        problems += _tools(rule, where, agent, tools or {})
         problems += _arguments(rule, where, agent, tools or {})
         problems += _left_alone(rule, where, settings, starters)
         covering = _covered_by(agent, index)
@@ -185,17 +185,20 @@ def _unknown_roles(rule: ApprovalRule, where: str, settings: Settings) -> list[s
     return problems
 
 
-def _tools(rule: ApprovalRule, where: str, agent: Agent) -> list[str]:
+def _tools(rule: ApprovalRule, where: str, agent: Agent, found: Mapping[str, ToolSpec]) -> list[str]:
+    names = [*agent.tools, *agent.agents, *found]
+    if agent.finds_tools and not found:
+        return []  # what its servers and toolboxes have is known when a run begins
     return [
-        f"{where}.tools.{position}: {pattern!r} fits none of the agent's tools{near_miss(pattern, list(agent.tools))}"
+        f"{where}.tools.{position}: {pattern!r} fits none of the agent's tools{near_miss(pattern, names)}"
         for position, pattern in enumerate(rule.tools)
-        if not any(fnmatchcase(tool, pattern) for tool in agent.tools)
+        if not any(fnmatchcase(tool, pattern) for tool in names)
     ]
 
 
 def _arguments(rule: ApprovalRule, where: str, agent: Agent, tools: Mapping[str, ToolSpec]) -> list[str]:
     """Arguments in `when` that none of the rule's tools takes: such a rule would never hold."""
-    named = [tool for tool in agent.tools if _names_tool(rule, tool)]
+    named = [tool for tool in dict.fromkeys((*agent.tools, *tools)) if _names_tool(rule, tool)]
     taken = [_takes(tools[tool]) if tool in tools else None for tool in named]
     known: list[str] = []
     for names in taken:

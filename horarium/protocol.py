@@ -33,8 +33,18 @@ SETTLE_STEP = "settle_step"
 MARK_RUN = "mark_run"
 CLOSE_RUN = "close_run"
 NOTIFY = "notify"
+DISCOVER_TOOLS = "discover_tools"
+RECALL_MEMORY = "recall_memory"
+DELIVER_MEMORIES = "deliver_memories"
+COMPACT_THREAD = "compact_thread"
+BEGIN_HANDOFF = "begin_handoff"
+SETTLE_HANDOFF = "settle_handoff"
 
-NoticeEvent = Literal["requested", "reminder", "escalated", "expired", "decided", "unknown_outcome", "held_step"]
+TOOLS_NOT_DISCOVERED = "tools_not_discovered"  # error code of `open_run`: discover them, then open again
+
+NoticeEvent = Literal[
+    "requested", "reminder", "escalated", "expired", "decided", "unknown_outcome", "held_step", "tool_unserved"
+]
 
 REVISION = 1
 PREVIEW_CHARS = 500
@@ -82,6 +92,7 @@ class Call(Payload):
     timeout: timedelta = timedelta(minutes=5)
     preview: str = Field(default="", description="The arguments, cut; only of gated calls.")
     approved_in: str | None = Field(default=None, description="The approval that stands, of a resumed call.")
+    agent: str | None = Field(default=None, description="The sub-agent that does it, in a run of its own.")
 
 
 class Ballot(Payload):
@@ -118,6 +129,95 @@ class RunPlan(Payload):
     answered: tuple[str, ...] = Field(default=(), description="Steps of a resumed run the model has not seen yet.")
     messages: tuple[str, ...] = Field(default=(), description="What was asked, when the pending calls come first.")
     procedure_done: int = 0
+    recalls: bool = Field(default=False, description="Memories are recalled before the first turn.")
+    calls_only: bool = Field(
+        default=False, description="No model is asked: the run makes its pending calls and completes."
+    )
+    parent: str | None = Field(default=None, description="The run that handed this one its task; verified.")
+    parent_step: int | None = None
+    unserved_after: timedelta = Field(
+        default=timedelta(seconds=10), description="A call that no tool worker takes for so long is told of."
+    )
+
+
+class DiscoverTools(Payload):
+    """Argument of `discover_tools`."""
+
+    run: str
+    request: RunRequest
+
+
+class Recall(Payload):
+    """Argument of `recall_memory`: what is known, for the first turn."""
+
+    run: str
+    thread: str
+    agent: str
+    version: int
+    tenant: str
+    number: int
+
+
+class Recalled(Payload):
+    """Result of `recall_memory`."""
+
+    status: Literal["completed", "failed"] = "completed"
+    message: str | None = None
+
+
+class CompactThread(Payload):
+    """Argument of `compact_thread`: have the model summarise the older part of a long conversation."""
+
+    run: str
+    thread: str
+    agent: str
+    version: int
+    tenant: str
+    number: int
+    permit: int = 0
+
+
+class Compacted(Payload):
+    """Result of `compact_thread`."""
+
+    status: Literal["completed", "failed"] = "completed"
+    usage: Usage = Usage()
+    code: str | None = None
+    message: str | None = None
+
+
+class BeginHandoff(Payload):
+    """Argument of `begin_handoff`: claim the step, and put the task down for the sub-agent's run."""
+
+    run: str
+    thread: str
+    agent: str
+    tenant: str
+    number: int
+    call: Call
+    approval: str | None = None
+    ballots: tuple[Ballot, ...] = ()
+    permit: int = 0
+    again: Resolution | None = None
+    limits: Limits = Field(description="What is left of the parent's, shared among the sub-agents of the turn.")
+
+
+class Handoff(Payload):
+    """Result of `begin_handoff`: the sub-agent's run to start, or the outcome when there is none to start."""
+
+    run: str | None = None
+    request: RunRequest | None = None
+    outcome: ToolOutcome | None = Field(default=None, description="Settled before, refused, or failed.")
+
+
+class SettleHandoff(Payload):
+    """Argument of `settle_handoff`: the sub-agent's run has ended."""
+
+    run: str
+    number: int
+    call: Call
+    sub_run: str
+    cancelled: bool = Field(default=False, description="Because the parent was cancelled.")
 
 
 class OpenRun(Payload):
@@ -145,6 +245,7 @@ class ModelStep(Payload):
     closing: bool = Field(default=False, description="With a procedure that is done: offer no tool.")
     max_calls: int = 32
     permit: int = 0
+    recalled: int | None = Field(default=None, description="The step that recalled memories.")
 
 
 class ModelReply(Payload):
@@ -160,6 +261,10 @@ class ModelReply(Payload):
     usage: Usage = Usage()
     code: str | None = Field(default=None, description="Of the error, when failed.")
     message: str | None = None
+    compact: bool = Field(
+        default=False,
+        description="The conversation nears the end of the model's window, or, when failed, does not fit.",
+    )
 
 
 class ToolStep(Payload):
@@ -189,6 +294,7 @@ class ToolOutcome(Payload):
     code: str | None = None
     message: str | None = Field(default=None, description="Short; the whole is in the ledger.")
     told: bool = Field(default=False, description="Failed on purpose (`ToolError`): always the model's to handle.")
+    usage: Usage | None = Field(default=None, description="Of a sub-agent's run, with all below it.")
 
 
 class ApprovalRequest(Payload):
@@ -370,6 +476,18 @@ class WriteMessage(Payload):
     thread: str
     text: str
     by: str | None = None
+
+
+class WrittenMemory(Payload):
+    """Result of `write_memory`."""
+
+    deliver: bool = Field(default=False, description="A store elsewhere has to be told, for as long as it takes.")
+
+
+class DeliverMemories(Payload):
+    """Argument of the workflow `HorariumMemory` and of `deliver_memories`: tell a store elsewhere what a run left."""
+
+    run: str
 
 
 class WriteMemory(Payload):

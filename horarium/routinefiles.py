@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from horarium.definitions import Definition
+from horarium.definition import Definition
 from horarium.errors import ConfigError
 from horarium.problems import explain, line_of, near_miss
 from horarium.routinechecks import Problem

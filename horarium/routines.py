@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, model_validator
 
 from horarium.content import digest
-from horarium.definitions import Definition, Duration, a_name, bound_problem
+from horarium.definition import Definition, Duration, a_name
+from horarium.definitions import bound_problem
 from horarium.durations import words
 from horarium.secrets import SecretReference
 

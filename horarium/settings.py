@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from horarium.definitions import Duration
+from horarium.definition import Duration
 from horarium.errors import ConfigError
 from horarium.people import plain
 from horarium.problems import explain

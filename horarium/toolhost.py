@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -32,6 +32,7 @@ from horarium.errors import (
     RunNotFound,
     StepCrashes,
     ToolError,
+    ToolNotReached,
 )
 from horarium.ids import question_id, split_step_id, step_id
 from horarium.ledger.approvals import Approvals
@@ -39,12 +40,13 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.grants import Granting
 from horarium.ledger.journal import ApprovalRecorded, Held, Journal, StepClaim, StepRecord, output_digest
 from horarium.ledger.ticks import Ticks
+from horarium.performing import FindPerformer, Performer
 from horarium.plans import WHOLE
 from horarium.proof import KeyRing
 from horarium.protocol import CALL_TOOL, NOTE_CHARS, Ballot, ToolOutcome, ToolStep
 from horarium.routine_state import RoutineState
 from horarium.runplans import RunPlans
-from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext
+from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext, ToolSpec
 from horarium.turns import stored_turn
 
 log = structlog.get_logger()
@@ -132,14 +134,50 @@ async def _wait(future: asyncio.Future[Any], timeout: timedelta, stop: Callable[
     return future.result()
 
 
+class FunctionPerformer:
+    """A Python function of this process."""
+
+    def __init__(self, tool: Tool, threads: ToolThreads) -> None:
+        self._tool = tool
+        self._threads = threads
+
+    @property
+    def spec(self) -> ToolSpec:
+        """As its decorator made it."""
+        return self._tool.spec
+
+    async def perform(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
+        """Call the function, away from the loop that keeps the worker alive."""
+        bound = self._tool.bind(arguments, context)
+        return await self._threads.run(self.spec.timeout, self._tool.function, **bound)
+
+    async def verify(self, arguments: Mapping[str, Any], context: ToolContext) -> Performed | NotPerformed | None:
+        """Ask the tool's probe, when it has one."""
+        if self._tool.verify is None:
+            return None
+        answer = await self._threads.run(self.spec.timeout, self._tool.verify, context, dict(arguments))
+        return answer if isinstance(answer, Performed | NotPerformed) else None
+
+
 class ToolHost:
     """The tools of one process, and the activity that calls them."""
 
     def __init__(
-        self, ledger: Ledger, tools: Iterable[Tool], *, threads: int = 64, keys: KeyRing, require_proof: bool
+        self,
+        ledger: Ledger,
+        tools: Iterable[Tool],
+        *,
+        threads: int = 64,
+        keys: KeyRing,
+        require_proof: bool,
+        elsewhere: FindPerformer | None = None,
     ) -> None:
-        """`keys`: they tell what is recorded as proven, also where no proof is required."""
+        """`keys`: they tell what is recorded as proven, also where no proof is required.
+
+        `elsewhere` finds who performs what was pinned for a run and is no function of this process.
+        """
         self.tools = {tool.name: tool for tool in tools}
+        self.elsewhere = elsewhere
         self.journal = Journal(ledger)
         self.approvals = Approvals(ledger)
         self.ticks = Ticks(ledger)
@@ -151,6 +189,15 @@ class ToolHost:
     def close(self) -> None:
         """Stop the tools' loop."""
         self.threads.close()
+
+    async def performer(self, run: str, name: str) -> Performer | None:
+        """Who performs the tool of this name in a run; None: nobody here does."""
+        if self.elsewhere is not None:
+            found = await self.elsewhere(run, name)
+            if found is not None:
+                return found
+        tool = self.tools.get(name)
+        return FunctionPerformer(tool, self.threads) if tool is not None else None
 
     async def state_of(self, run: str) -> RoutineState:
         """The state that a tool in this run may read and write."""
@@ -193,7 +240,7 @@ class _Attempt:
         self._call = step.call
         self._host = host
         self._journal = host.journal
-        self._tool = host.tools.get(step.call.tool)
+        self._performer: Performer | None = None
         self._stopped = threading.Event()
         self._leaving = False
         self._asked_by = activity.info().workflow_id or ""
@@ -209,7 +256,8 @@ class _Attempt:
     async def outcome(self) -> ToolOutcome:
         step, call = self._step, self._call
         with structlog.contextvars.bound_contextvars(run=step.run, step=step.number, tool=call.tool):
-            if self._tool is None:
+            self._performer = await self._host.performer(step.run, call.tool)
+            if self._performer is None:
                 raise ApplicationError(
                     f"This worker does not serve the tool {call.tool!r}.",
                     type="tool_unavailable",
@@ -221,7 +269,8 @@ class _Attempt:
                 number=step.number,
                 kind="tool_call",
                 name=call.tool,
-                effect=self._tool.spec.effect,
+                effect=self._spec.effect,
+                untrusted=self._spec.untrusted,
                 key=call.key,
                 call_id=call.id,
                 input_digest=call.digest,
@@ -230,6 +279,16 @@ class _Attempt:
                 note=self._note(arguments),
             )
             return await self._claimed(claim, arguments)
+
+    @property
+    def _tool(self) -> Performer:
+        if self._performer is None:
+            raise HorariumError(f"Nobody here performs {self._call.tool!r}.")
+        return self._performer
+
+    @property
+    def _spec(self) -> ToolSpec:
+        return self._tool.spec
 
     async def _arguments(self) -> dict[str, Any]:
         edited = await self._edited()
@@ -304,7 +363,7 @@ class _Attempt:
             scope=said.scope,
             scope_id={"run": step.run, "thread": step.thread, "agent": step.agent}[said.scope],
             tool=call.tool,
-            schema_digest=self._host.tools[call.tool].spec.schema_digest,
+            schema_digest=self._spec.schema_digest,
             bounds=said.bounds or {WHOLE: {"const": arguments}},
             by=ballot.decision.by,
             granted_in=approval,
@@ -323,8 +382,7 @@ class _Attempt:
         else:
             if step.approval is None:
                 raise NotApproved(f"{call.tool!r} has effect {claim.effect.value} and nobody approved it.")
-            schema = self._host.tools[call.tool].spec.schema_digest
-            if call_digest(call.tool, schema, arguments) != call.digest:
+            if call_digest(call.tool, self._spec.schema_digest, arguments) != call.digest:
                 raise NotApproved(f"{call.tool!r} or its arguments are not what was approved: the tool has changed.")
             approval = ApprovalRecorded(
                 id=step.approval,
@@ -412,37 +470,40 @@ class _Attempt:
         return await self._journal.claim(claim, approval=approval)
 
     async def _perform(self, held: Held, arguments: dict[str, Any]) -> ToolOutcome:
-        step, tool = self._step, self._host.tools[self._call.tool]
         log.debug("tool.started", attempt=held.attempt)
         try:
-            state = await self._host.state_of(step.run) if tool.context_parameter else RoutineState()
-            bound = tool.bind(arguments, self._context(held.attempt, state))
-            result = await self._host.threads.run(tool.spec.timeout, tool.function, **bound)
+            state = await self._state()
+            result = await self._tool.perform(arguments, self._context(held.attempt, state))
         except ToolError as error:
             said = clean_text(str(error))[0]
             record = await self._journal.settle(
                 held, "failed", f"Error: {said}", code=error.code, message=shorten(said, NOTE_CHARS)
             )
             return outcome_of(record)
+        except ToolNotReached as error:
+            return await self._try_again(held, clean_text(str(error))[0])
         except asyncio.CancelledError:
             return await self._interrupted(held, arguments)
         except Exception as error:
-            words = f"no answer within {tool.spec.timeout}" if isinstance(error, TimeoutError) else _words(error)
+            words = f"no answer within {self._spec.timeout}" if isinstance(error, TimeoutError) else _words(error)
             return await self._failed(held, arguments, words)
         log.debug("tool.finished")
         return outcome_of(await self._journal.settle(held, "completed", result, state=state))
 
+    async def _state(self) -> RoutineState:
+        tool = self._host.tools.get(self._call.tool)
+        uses = tool is not None and tool.context_parameter is not None
+        return await self._host.state_of(self._step.run) if uses else RoutineState()
+
     async def _failed(self, held: Held, arguments: dict[str, Any], words: str) -> ToolOutcome:
         """An unexpected exception. What it means depends on what the tool may do to the world."""
-        tool = self._host.tools[self._call.tool]
         log.warning("tool.failed", attempt=held.attempt, error=words)
-        if tool.spec.effect is Effect.EXTERNAL:
-            return await self._unknown(held.claim, arguments, f"{tool.name!r} broke: {words}", failed=held)
+        if self._spec.effect is Effect.EXTERNAL:
+            return await self._unknown(held.claim, arguments, f"{self._spec.name!r} broke: {words}", failed=held)
         return await self._try_again(held, words)
 
     async def _try_again(self, held: Held, words: str) -> ToolOutcome:
-        tool = self._host.tools[self._call.tool]
-        if held.failures + 1 >= tool.spec.attempts:
+        if held.failures + 1 >= self._spec.attempts:
             message = f"{words} (after {held.failures + 1} attempts)" if held.failures else words
             record = await self._journal.settle(
                 held, "failed", f"Error: {message}", code="tool_failed", message=shorten(message, NOTE_CHARS)
@@ -472,20 +533,16 @@ class _Attempt:
                 return outcome_of(await self._journal.mark_unknown(claim, shorten(why, NOTE_CHARS)))
 
     async def _probe(self, arguments: dict[str, Any]) -> Performed | NotPerformed | None:
-        tool = self._host.tools[self._call.tool]
-        if tool.verify is None:
-            return None
         try:
-            answer = await self._host.threads.run(tool.spec.timeout, tool.verify, self._context(0), arguments)
+            return await self._tool.verify(arguments, self._context(0))
         except Exception as error:
             log.warning("tool.verify_failed", error=_words(error))
             return None
-        return answer if isinstance(answer, Performed | NotPerformed) else None
 
     async def _interrupted(self, held: Held, arguments: dict[str, Any]) -> ToolOutcome:
         """The run was cancelled, or the worker shuts down, with the tool in flight."""
-        tool, leaving = self._host.tools[self._call.tool], self._leaving
-        if tool.spec.effect is Effect.READ:
+        leaving = self._leaving
+        if self._spec.effect is Effect.READ:
             if leaving:
                 await self._journal.hand_back(held)
                 raise asyncio.CancelledError
@@ -493,7 +550,7 @@ class _Attempt:
                 await self._journal.settle(held, "cancelled", "Not done: the run was cancelled.", code="cancelled")
             )
         if leaving:
-            if tool.spec.effect is Effect.IDEMPOTENT:
+            if self._spec.effect is Effect.IDEMPOTENT:
                 await self._journal.hand_back(held)
             raise asyncio.CancelledError  # an external one stays claimed: the next attempt verifies, or asks
         match await self._probe(arguments):

@@ -58,6 +58,9 @@ class ToolSpec(BaseModel):
         description="Failed attempts before giving up; crashes of the worker are not counted.",
     )
     has_verify: bool = Field(default=False, description="The tool can say whether a call happened.")
+    untrusted: bool = Field(
+        default=False, description="What it returns was written by strangers, such as web pages or mail."
+    )
 
     @cached_property
     def schema_digest(self) -> str:
@@ -166,6 +169,7 @@ def tool(
     timeout: timedelta = ...,
     attempts: int = ...,
     verify: Verify | None = ...,
+    untrusted: bool = ...,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
@@ -179,6 +183,7 @@ def tool(
     timeout: timedelta = timedelta(minutes=5),
     attempts: int = 3,
     verify: Verify | None = None,
+    untrusted: bool = False,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a function a tool. Its schema comes from its signature, its words from its docstring.
 
@@ -191,13 +196,14 @@ def tool(
         attempts: Failed attempts before the model (or a person) is told.
         verify: `verify(context, arguments)`, asked when an attempt died and nobody knows whether the
             call happened: return `Performed(result)`, `NotPerformed()`, or None for "cannot tell".
+        untrusted: It returns what strangers wrote. What a run learns after that is kept apart until reviewed.
 
     Raises:
         ConfigError: The signature cannot be described by a schema.
     """
 
     def decorate(function: Callable[..., Any]) -> Tool:
-        return _make(function, effect, name, description, timeout, attempts, verify)
+        return _make(function, effect, name, description, timeout, attempts, verify, untrusted)
 
     return decorate if function is None else decorate(function)
 
@@ -210,6 +216,7 @@ def _make(
     timeout: timedelta,
     attempts: int,
     verify: Verify | None,
+    untrusted: bool,
 ) -> Tool:
     label = name or function.__name__
     if not _NAME.match(label):
@@ -264,6 +271,7 @@ def _make(
         timeout=timeout,
         attempts=attempts,
         has_verify=verify is not None,
+        untrusted=untrusted,
     )
     return Tool(function, spec, context_parameter, arguments, verify)
 

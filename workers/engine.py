@@ -15,12 +15,20 @@ from activities.alerts import Alerter
 from activities.bookkeeping import Bookkeeping
 from activities.call_model import ModelCaller
 from activities.catalog import Catalog
+from activities.compaction import Compaction
 from activities.deciding import Deciding
+from activities.discovery import Discovery
+from activities.handoff import Handoffs
+from activities.mcp_tools import McpTools
 from activities.memory import MemoryWriter
 from activities.models.router import Models
 from activities.notify import Notifier
+from activities.openapi_tools import OpenApiTools
 from activities.opening import Opening
+from activities.performers import Performers
+from activities.recalling import Recalling
 from activities.ticks import TickKeeper
+from activities.toolboxes import ToolboxFinder
 from horarium.connection import connect
 from horarium.contract import ENGINE_QUEUE
 from horarium.ledger.agents import Agents, ToolCatalog
@@ -78,19 +86,34 @@ async def serve_engine(
     await ToolCatalog(ledger).announce(tool.spec for tool in project.tools.values())
     catalog = Catalog(ledger, project.tools.values())
     keys, required = KeyRing.of(settings).public_only(), settings.approvals.require_proof
+    mcp = McpTools(ledger, settings)
+    performers = Performers(ledger, mcp, OpenApiTools(settings))
     tools = ToolHost(
-        ledger, project.tools.values(), threads=settings.worker.max_steps, keys=keys, require_proof=required
+        ledger,
+        project.tools.values(),
+        threads=settings.worker.max_steps,
+        keys=keys,
+        require_proof=required,
+        elsewhere=performers.find,
     )
     files = AgentFiles(settings)
+    handoffs = Handoffs(ledger, catalog, settings)
+    discovery = Discovery(ledger, [mcp, ToolboxFinder(ledger, mcp), handoffs], files)
+    memory = MemoryWriter(ledger, catalog)
     keeper = TickKeeper(ledger, temporal, settings, files)
     activities: list[Callable[..., Any]] = [
         ModelCaller(ledger, models, catalog).call_model,
-        MemoryWriter(ledger, catalog).write_memory,
+        memory.write_memory,
+        Recalling(ledger, catalog, settings).recall_memory,
+        Compaction(ledger, models, catalog).compact_thread,
+        handoffs.begin_handoff,
+        handoffs.settle_handoff,
         tools.call_tool,
         Notifier(ledger, settings).notify,
         Alerter(ledger, settings, next_fire).send_alert,
         Orders(ledger, temporal, settings).obey_order,
-        Opening(ledger, catalog, temporal, files, settings).open_run,
+        Opening(ledger, catalog, temporal, discovery, files, settings).open_run,
+        discovery.discover_tools,
         *_deciding(Deciding(ledger, catalog, settings)),
         *_bookkeeping(Bookkeeping(ledger, temporal)),
         *_of_ticks(keeper),
@@ -113,6 +136,7 @@ async def serve_engine(
             await stop.wait()
     finally:
         tools.close()
+        await performers.close()
         await models.close()
     log.info("worker.stopped", queue=ENGINE_QUEUE)
 

@@ -21,6 +21,8 @@ from temporalio.exceptions import (
     ApplicationError,
     CancelledError,
     FailureError,
+    TimeoutError,
+    TimeoutType,
     WorkflowAlreadyStartedError,
     is_cancelled_exception,
 )
@@ -42,9 +44,11 @@ with workflow.unsafe.imports_passed_through():
         RunStatus,
         Status,
         StepSummary,
+        SubRun,
+        Waiting,
     )
     from horarium.errors import Conflict, HorariumError
-    from horarium.ids import approval_id, step_id
+    from horarium.ids import STEP_ID, approval_id, split_step_id, step_id
     from horarium.people import same_person
     from horarium.protocol import AskedApprovals, Checked, ModelReply, RunPlan, SettledApprovals, ToolOutcome
     from workflows.commands import (
@@ -54,8 +58,11 @@ with workflow.unsafe.imports_passed_through():
         CallTool,
         Close,
         Command,
+        Compact,
         Escalate,
+        HandOff,
         Inquire,
+        Recall,
         Remember,
         SettleApprovals,
         SettleCall,
@@ -67,16 +74,20 @@ with workflow.unsafe.imports_passed_through():
     from workflows.events import (
         Asked,
         CancelRequested,
+        Compacted,
         Decided,
         Escalated,
         Event,
         MessageQueued,
         ModelReplied,
+        Recalled,
         Refused,
         Remembered,
         Resolved,
+        SubRunWaits,
         TimePassed,
         ToolSettled,
+        ToolUnserved,
         next_event,
     )
     from workflows.machine import (
@@ -100,9 +111,13 @@ RETRY = RetryPolicy(
 LOCAL_RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=10))
 LOCAL_TIMEOUT = timedelta(seconds=20)
 WRITE_TIMEOUT = timedelta(minutes=5)
+DISCOVERY_TIMEOUT = timedelta(minutes=2)
+RECALL_PATIENCE = timedelta(minutes=1)  # a store that is away keeps no run from beginning
+UNSERVED_MOST = timedelta(hours=1)  # between two looks whether a tool worker has taken a call
 KEPT_REFUSALS = 10
 KEPT_RESOLUTIONS = 50
 CARRIED_STEPS = 50
+TOLD_WAITS = 20  # of a sub-agent's run, to its parent
 
 T = TypeVar("T")
 
@@ -131,6 +146,8 @@ class AgentRun:
         self._late = 0
         self._inquiring: set[str] = set()
         self._counted: set[str] = set()
+        self._sub_runs: dict[int, str] = {}
+        self._told_parent: tuple[Waiting, ...] = ()
         self._status: Status = "queued"
         self._close: Close | None = None
         self._broken: Exception | None = None
@@ -255,6 +272,16 @@ class AgentRun:
             await self._resolve(read, "signal")
         except ApplicationError as error:
             self._refuse(contract.SIGNAL_RESOLVE, error.message)
+
+    @workflow.signal(name=contract.SIGNAL_SUB_RUN)
+    async def sub_run(self, waits: Any = None, *_more: Any) -> None:
+        """The engine's own: what the run of a sub-agent waits for."""
+        read = self._read(contract.SIGNAL_SUB_RUN, waits, SubRun)
+        if read is None or self._machine is None:
+            return
+        run, number = split_step_id(read.step) if STEP_ID.match(read.step) else ("", 0)
+        if run == self._run and self._sub_runs.get(number) == read.run:
+            self._events.append(SubRunWaits(number, read.waiting_for))
 
     async def _decide(self, decision: Decision, via: Literal["update", "signal"]) -> ApprovalState:
         with _as_application_error():
@@ -426,6 +453,7 @@ class AgentRun:
         self._messages = carried["messages"]
         self._refused.extend(carried["refused"])
         self._status = carried["status"]
+        self._told_parent = tuple(Waiting.model_validate(item) for item in carried.get("told_parent", ()))
         self._machine = Machine(RunPlan.model_validate(carried["plan"]), MachineState.model_validate(carried["state"]))
         self._handed_over_at = self._machine.state.next_number
 
@@ -433,7 +461,7 @@ class AgentRun:
         if self._machine is not None:
             return self._machine, self._machine.resume(workflow.now())
         try:
-            plan = await self._local(protocol.OPEN_RUN, protocol.OpenRun(run=self._run, request=request), RunPlan)
+            plan = await self._opened_plan(request)
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise asyncio.CancelledError from error
@@ -444,6 +472,25 @@ class AgentRun:
         self._machine = machine
         self._show_status(machine, first=True)
         return machine, machine.start(workflow.now())
+
+    async def _opened_plan(self, request: RunRequest) -> RunPlan:
+        opening = protocol.OpenRun(run=self._run, request=request)
+        try:
+            return await self._local(protocol.OPEN_RUN, opening, RunPlan)
+        except FailureError as error:
+            if _code(error) != protocol.TOOLS_NOT_DISCOVERED:
+                raise
+        # Servers are asked what tools they have: that may take longer than a workflow task lasts.
+        workflow.set_current_details("Looking up what tools its servers have.")
+        await workflow.execute_activity(
+            protocol.DISCOVER_TOOLS,
+            protocol.DiscoverTools(run=self._run, request=request),
+            start_to_close_timeout=DISCOVERY_TIMEOUT,
+            heartbeat_timeout=timedelta(seconds=10),
+            retry_policy=RETRY,
+            summary="discover tools",
+        )
+        return await self._local(protocol.OPEN_RUN, opening, RunPlan)
 
     def _opening_failed(self, error: FailureError) -> ApplicationError:
         code, message = _code(error), _words(error)
@@ -543,6 +590,12 @@ class AgentRun:
                 self._spawn(command.number, self._call_model(command))
             case CallTool():
                 self._spawn(command.number, self._call_tool(command))
+            case HandOff():
+                self._spawn(command.number, self._hand_off(command))
+            case Recall():
+                self._spawn(command.number, self._recall(command))
+            case Compact():
+                self._spawn(command.number, self._compact(command))
             case AskPeople():
                 self._spawn(-command.requests[0].number, self._ask(command))
             case SettleApprovals():
@@ -587,6 +640,7 @@ class AgentRun:
             closing=command.closing,
             max_calls=plan.limits.max_calls_per_turn,
             permit=command.permit,
+            recalled=command.recalled,
         )
         try:
             reply: ModelReply = await workflow.execute_activity(
@@ -620,18 +674,7 @@ class AgentRun:
             again=command.again,
         )
         try:
-            outcome: ToolOutcome = await workflow.execute_activity(
-                protocol.CALL_TOOL,
-                step,
-                result_type=ToolOutcome,
-                task_queue=call.queue,
-                # The tool's own timeout is kept by the activity, which can say what became of the call.
-                start_to_close_timeout=call.timeout + timedelta(seconds=30),
-                heartbeat_timeout=plan.heartbeat_timeout,
-                retry_policy=RETRY,
-                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-                summary=call.tool,
-            )
+            outcome = await self._called(command.number, step)
         except ActivityError as error:
             cancelled = is_cancelled_exception(error)
             outcome = ToolOutcome(
@@ -640,6 +683,137 @@ class AgentRun:
         except asyncio.CancelledError:
             outcome = ToolOutcome(status="cancelled", code="cancelled", message="The call was not begun.")
         self._events.append(ToolSettled(command.number, outcome))
+
+    async def _called(self, number: int, step: protocol.ToolStep) -> ToolOutcome:
+        """Perform a call on the queue of whoever serves it, and say so while nobody does."""
+        plan, call = self._plan, step.call
+        patience = plan.unserved_after if call.queue is not None else None
+        while True:
+            try:
+                outcome: ToolOutcome = await workflow.execute_activity(
+                    protocol.CALL_TOOL,
+                    step,
+                    result_type=ToolOutcome,
+                    task_queue=call.queue,
+                    # The tool's own timeout is kept by the activity, which can say what became of the call.
+                    start_to_close_timeout=call.timeout + timedelta(seconds=30),
+                    schedule_to_start_timeout=patience,
+                    heartbeat_timeout=plan.heartbeat_timeout,
+                    retry_policy=RETRY,
+                    cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                    summary=call.tool,
+                )
+                return outcome
+            except ActivityError as error:
+                if patience is None or not _nobody_took_it(error):
+                    raise
+                self._events.append(ToolUnserved(number))
+                patience = min(patience * 2, UNSERVED_MOST)
+
+    async def _hand_off(self, command: HandOff) -> None:
+        """Have a sub-agent's run do a call: the step is claimed before it starts and settled after it ends."""
+        plan, call = self._plan, command.call
+        beginning = protocol.BeginHandoff(
+            run=self._run,
+            thread=plan.thread,
+            agent=plan.agent,
+            tenant=self._request.tenant,
+            number=command.number,
+            call=call,
+            approval=command.approval,
+            ballots=command.ballots,
+            permit=command.permit,
+            again=command.again,
+            limits=command.limits,
+        )
+        cancelled = False
+        try:
+            begun = await self._written(protocol.BEGIN_HANDOFF, beginning, protocol.Handoff)
+        except asyncio.CancelledError:
+            outcome = ToolOutcome(status="cancelled", code="cancelled", message="The sub-agent was not begun.")
+            self._events.append(ToolSettled(command.number, outcome))
+            return
+        if begun.outcome is not None or begun.run is None:
+            outcome = begun.outcome or ToolOutcome(status="failed", code="handoff_failed")
+            self._events.append(ToolSettled(command.number, outcome))
+            return
+        self._sub_runs[command.number] = begun.run
+        try:
+            await workflow.execute_child_workflow(
+                contract.RUN_WORKFLOW,
+                begun.request,
+                id=begun.run,
+                # The ledger has its result; what matters here is that it has ended.
+                result_type=dict,
+                parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+                cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                static_summary=f"{call.agent}: {begun.run}",
+            )
+        except FailureError as error:
+            cancelled = is_cancelled_exception(error)
+        except asyncio.CancelledError:
+            cancelled = True
+        finally:
+            self._sub_runs.pop(command.number, None)
+        settled = protocol.SettleHandoff(
+            run=self._run, number=command.number, call=call, sub_run=begun.run, cancelled=cancelled
+        )
+        settling = asyncio.create_task(self._written(protocol.SETTLE_HANDOFF, settled, ToolOutcome))
+        self._events.append(ToolSettled(command.number, await _whatever_comes(settling)))
+
+    async def _recall(self, command: Recall) -> None:
+        plan = self._plan
+        recalling = protocol.Recall(
+            run=self._run,
+            thread=plan.thread,
+            agent=plan.agent,
+            version=plan.version,
+            tenant=self._request.tenant,
+            number=command.number,
+        )
+        try:
+            recalled: protocol.Recalled = await workflow.execute_activity(
+                protocol.RECALL_MEMORY,
+                recalling,
+                result_type=protocol.Recalled,
+                start_to_close_timeout=RECALL_PATIENCE,
+                schedule_to_close_timeout=RECALL_PATIENCE,
+                heartbeat_timeout=plan.heartbeat_timeout,
+                retry_policy=RETRY,
+                summary="recall",
+            )
+            ok = recalled.status == "completed"
+        except (ActivityError, asyncio.CancelledError):
+            ok = False
+        self._events.append(Recalled(command.number, ok))
+
+    async def _compact(self, command: Compact) -> None:
+        plan = self._plan
+        compacting = protocol.CompactThread(
+            run=self._run,
+            thread=plan.thread,
+            agent=plan.agent,
+            version=plan.version,
+            tenant=self._request.tenant,
+            number=command.number,
+        )
+        try:
+            result: protocol.Compacted = await workflow.execute_activity(
+                protocol.COMPACT_THREAD,
+                compacting,
+                result_type=protocol.Compacted,
+                start_to_close_timeout=plan.model_timeout,
+                heartbeat_timeout=plan.heartbeat_timeout,
+                retry_policy=RETRY,
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                summary="summary",
+            )
+        except ActivityError as error:
+            result = protocol.Compacted(status="failed", code=_code(error), message=_words(error))
+        except asyncio.CancelledError:
+            result = protocol.Compacted(status="failed", code="cancelled", message="The model was not asked.")
+        self._events.append(Compacted(command.number, result))
 
     async def _ask(self, command: AskPeople) -> None:
         now = workflow.now()
@@ -787,8 +961,9 @@ class AgentRun:
     async def _remember(self, command: Remember) -> None:
         plan = self._plan
         ok = True
+        written: protocol.WrittenMemory | None = None
         try:
-            await workflow.execute_activity(
+            written = await workflow.execute_activity(
                 protocol.WRITE_MEMORY,
                 protocol.WriteMemory(
                     run=self._run,
@@ -797,14 +972,28 @@ class AgentRun:
                     tenant=self._request.tenant,
                     number=command.number,
                 ),
-                start_to_close_timeout=timedelta(minutes=1),
+                result_type=protocol.WrittenMemory,
+                start_to_close_timeout=plan.model_timeout,
                 heartbeat_timeout=plan.heartbeat_timeout,
                 retry_policy=RETRY,
                 summary="memory",
             )
         except ActivityError:
             ok = False
+        if written is not None and written.deliver:
+            self._aside(self._deliver())
         self._events.append(Remembered(command.number, ok))
+
+    async def _deliver(self) -> None:
+        """In a workflow of its own, so that a store that is away keeps no run from ending, and nothing is lost."""
+        with contextlib.suppress(WorkflowAlreadyStartedError):
+            await workflow.start_child_workflow(
+                contract.MEMORY_WORKFLOW,
+                protocol.DeliverMemories(run=self._run),
+                id=f"{self._run}:memories",
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            )
 
     async def _written(self, activity: str, argument: Any, result_type: type[T]) -> T:
         """Write down what a person said, only once history has it.
@@ -902,6 +1091,7 @@ class AgentRun:
             "messages": self._messages,
             "refused": list(self._refused),
             "status": self._status,
+            "told_parent": [item.model_dump(mode="json") for item in self._told_parent],
         }
         workflow.continue_as_new(self._request.model_copy(update={"input": None, "carried": carried}))
 
@@ -959,6 +1149,7 @@ class AgentRun:
         return result
 
     def _show_status(self, machine: Machine, *, first: bool = False) -> None:
+        self._tell_parent(machine)
         status = machine.status
         if status == self._status and not first:
             return
@@ -971,6 +1162,22 @@ class AgentRun:
         workflow.set_current_details("\n".join(f"- {item.text}" for item in waiting) if waiting else f"{status}")
         if waited and (status == "in_progress" or status == "requires_action"):
             self._mark(status)
+
+    def _tell_parent(self, machine: Machine) -> None:
+        """Have the run that handed this one its task show what it waits for, and stop its clock meanwhile."""
+        plan = machine.plan
+        waiting = tuple(machine.waiting_for())[:TOLD_WAITS] if machine.status == "requires_action" else ()
+        if plan.parent is None or plan.parent_step is None or machine.closed or waiting == self._told_parent:
+            return
+        self._told_parent = waiting
+        told = SubRun(run=self._run, step=step_id(plan.parent, plan.parent_step), waiting_for=waiting)
+        parent = workflow.get_external_workflow_handle(plan.parent)
+
+        async def tell() -> None:
+            with contextlib.suppress(FailureError):  # it has ended: nobody is left to be told
+                await parent.signal(contract.SIGNAL_SUB_RUN, told)
+
+        self._aside(tell())
 
     def _mark(self, status: Literal["in_progress", "requires_action"]) -> None:
         async def mark() -> None:
@@ -999,6 +1206,14 @@ class AgentRun:
         if self._machine is None:
             raise ApplicationError("The run is not open.", non_retryable=True)
         return self._machine
+
+
+async def _whatever_comes(task: asyncio.Task[T]) -> T:
+    """The result of what has to be written down, even when a cancellation comes in now."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
@@ -1049,6 +1264,11 @@ def _question(item: dict[str, Any]) -> Question:
 
 def _application_error(error: HorariumError) -> ApplicationError:
     return ApplicationError(str(error), type=error.code, non_retryable=True)
+
+
+def _nobody_took_it(error: ActivityError) -> bool:
+    """Whether no worker began it, so that nothing of it was done."""
+    return isinstance(error.cause, TimeoutError) and error.cause.type is TimeoutType.SCHEDULE_TO_START
 
 
 def _cause(error: FailureError) -> BaseException:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from horarium.contract import Resolution
+from horarium.definitions import Limits
 from horarium.protocol import ApprovalOutcome, ApprovalRequest, Ballot, Call, NoticeEvent
 
 
@@ -21,6 +22,7 @@ class CallModel:
     offer: str | None
     closing: bool
     permit: int
+    recalled: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,33 @@ class CallTool:
     ballots: tuple[Ballot, ...]
     permit: int
     again: Resolution | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandOff:
+    """Have a sub-agent perform one call, in a run of its own with these limits."""
+
+    number: int
+    call: Call
+    approval: str | None
+    ballots: tuple[Ballot, ...]
+    permit: int
+    again: Resolution | None
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Look up what is remembered, before the first turn."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """Have the older part of the conversation summarised."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +164,9 @@ class Close:
 Command = (
     CallModel
     | CallTool
+    | HandOff
+    | Recall
+    | Compact
     | AskPeople
     | AskAgain
     | Escalate

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from horarium.contract import Resolution
+from horarium import protocol
+from horarium.contract import Resolution, Waiting
 from horarium.protocol import Ballot, Call, ModelReply, ToolOutcome
 
 
@@ -21,10 +22,41 @@ class ModelReplied:
 
 @dataclass(frozen=True, slots=True)
 class ToolSettled:
-    """`CallTool` or `SettleCall` came back."""
+    """`CallTool`, `HandOff` or `SettleCall` came back."""
 
     number: int
     outcome: ToolOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUnserved:
+    """No worker has taken a call so far; it goes on waiting for one."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubRunWaits:
+    """The run of a sub-agent waits for these; for nothing any more when empty."""
+
+    number: int
+    waiting_for: tuple[Waiting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """`Recall` came back."""
+
+    number: int
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """`Compact` came back."""
+
+    number: int
+    result: protocol.Compacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +130,10 @@ class TimePassed:
 Event = (
     ModelReplied
     | ToolSettled
+    | ToolUnserved
+    | SubRunWaits
+    | Recalled
+    | Compacted
     | Asked
     | Decided
     | Escalated

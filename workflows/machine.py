@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Literal
 
 from horarium.content import shorten
-from horarium.contract import Resolution, Status, StepStatus, StepSummary, Waiting
+from horarium.contract import Resolution, Status, StepKind, StepStatus, StepSummary, Waiting
+from horarium.definitions import Limits
 from horarium.ids import approval_id, question_id, step_id
 from horarium.protocol import (
     ApprovalOutcome,
@@ -31,8 +33,11 @@ from workflows.commands import (
     CallTool,
     Close,
     Command,
+    Compact,
     Escalate,
+    HandOff,
     Inquire,
+    Recall,
     Remember,
     SettleApprovals,
     SettleCall,
@@ -43,16 +48,20 @@ from workflows.commands import (
 from workflows.events import (
     Asked,
     CancelRequested,
+    Compacted,
     Decided,
     Escalated,
     Event,
     MessageQueued,
     ModelReplied,
+    Recalled,
     Refused,
     Remembered,
     Resolved,
+    SubRunWaits,
     TimePassed,
     ToolSettled,
+    ToolUnserved,
 )
 from workflows.machine_state import (
     CallPhase,
@@ -92,7 +101,8 @@ class Machine:
     def in_flight(self) -> bool:
         """Some command has not come back yet."""
         state = self.state
-        return state.model == "running" or state.remembering or any(call.in_flight for call in state.calls)
+        beside = state.remembering or state.recalling is not None or state.compacting is not None
+        return state.model == "running" or beside or any(call.in_flight for call in state.calls)
 
     @property
     def may_hand_over(self) -> bool:
@@ -156,7 +166,15 @@ class Machine:
     def start(self, now: datetime) -> list[Command]:
         """Begin: with the calls a resumed run still owes, else with the model."""
         self._count_time(now)
-        return self._timed(self._begin_calls(self.plan.pending) if self.plan.pending else self._next_turn())
+        return self._timed(self._recall() if self.plan.recalls else self._first())
+
+    def _first(self) -> list[Command]:
+        return self._begin_calls(self.plan.pending) if self.plan.pending else self._next_turn()
+
+    def _recall(self) -> list[Command]:
+        number = self.state.recalling = self._number()
+        self._add(number, "tool_call", "recall")
+        return [Recall(number)]
 
     def resume(self, now: datetime) -> list[Command]:
         """Begin again where a hand-over left: command again what had not been begun."""
@@ -165,6 +183,10 @@ class Machine:
         commands: list[Command] = []
         if state.model == "running":
             commands.append(self._model_command())
+        if state.recalling is not None:
+            commands.append(Recall(state.recalling))
+        if state.compacting is not None:
+            commands.append(Compact(state.compacting))
         if state.remembering:
             commands.append(Remember(state.next_number - 1))
         # Not timed: what begins here can only be stopped by a later event, and the driver's timer brings one at once.
@@ -180,6 +202,14 @@ class Machine:
                 commands = self._on_reply(event.number, event.reply)
             case ToolSettled():
                 commands = self._on_settled(event.number, event.outcome)
+            case ToolUnserved():
+                commands = self._on_unserved(event.number)
+            case SubRunWaits():
+                commands = self._on_sub_run_waits(event)
+            case Recalled():
+                commands = self._on_recalled(event)
+            case Compacted():
+                commands = self._on_compacted(event)
             case Asked():
                 commands = self._on_asked(event)
             case Decided():
@@ -215,6 +245,8 @@ class Machine:
 
     def _next_turn(self) -> list[Command]:
         state = self.state
+        if state.wants_compaction:
+            return self._compact()
         if state.turns >= self.plan.limits.max_turns:
             return self._limit("max_turns", f"The limit of {self.plan.limits.max_turns} turns is reached.")
         over = self._over_budget()
@@ -227,6 +259,38 @@ class Machine:
         state.model_sent = (len(state.answered), len(state.messages))
         self._add(state.model_number, "model_call", f"turn {state.turns + 1}")
         return [self._model_command()]
+
+    def _compact(self) -> list[Command]:
+        state = self.state
+        over = self._over_budget()
+        if over is not None:
+            return over
+        state.wants_compaction, state.compacted = False, True
+        number = state.compacting = self._number()
+        self._add(number, "model_call", "summary")
+        return [Compact(number)]
+
+    def _on_compacted(self, event: Compacted) -> list[Command]:
+        state, result = self.state, event.result
+        if state.compacting != event.number:
+            return []
+        state.compacting = None
+        state.usage = state.usage + result.usage
+        self._show(event.number, status=result.status, note=result.message)
+        if state.ending is not None:
+            return self._finish()
+        # A summary that failed is no reason to end: the turn may fit all the same, and says so when it does not.
+        return self._next_turn()
+
+    def _on_recalled(self, event: Recalled) -> list[Command]:
+        state = self.state
+        if state.recalling != event.number:
+            return []
+        state.recalling = None
+        state.recalled = event.number if event.ok else None
+        note = None if event.ok else "gone on without what is remembered"
+        self._show(event.number, status="completed" if event.ok else "failed", note=note)
+        return self._finish() if state.ending is not None else self._first()
 
     def _model_command(self) -> CallModel:
         state = self.state
@@ -241,6 +305,7 @@ class Machine:
             offer=offer,
             closing=bool(procedure) and offer is None,
             permit=state.model_permit,
+            recalled=state.recalled,
         )
 
     def _on_reply(self, number: int, reply: ModelReply) -> list[Command]:
@@ -253,19 +318,28 @@ class Machine:
             self._show(number, status="failed", note=reply.message)
             if state.ending is not None:
                 return self._finish()
+            if reply.compact and not state.compacted:
+                self._was_sent()
+                state.wants_compaction = True
+                return self._next_turn()
             if self.plan.on_step_failure == "hold":
                 state.model = "held"
                 text = f"The model call failed: {reply.message}. Retry it, or fail the run."
                 return self._inquire(self._model_question(), "held_step", number, None, text)
             return self._end("failed", reply.code or "model_error", reply.message)
-        answered, messages = state.model_sent
-        del state.answered[:answered], state.messages[:messages]
+        self._was_sent()
         state.note = None
         state.turns += 1
+        state.wants_compaction, state.compacted = reply.compact, False
         self._show(number, status="completed", note=reply.malformed)
         if state.ending is not None:
             return self._finish()
         return self._on_turn(reply)
+
+    def _was_sent(self) -> None:
+        """What the turn was asked with is in the thread from now on."""
+        answered, messages = self.state.model_sent
+        del self.state.answered[:answered], self.state.messages[:messages]
 
     def _on_turn(self, reply: ModelReply) -> list[Command]:
         state = self.state
@@ -313,18 +387,27 @@ class Machine:
         state.calls = []
         commands: list[Command] = []
         requests: list[ApprovalRequest] = []
+        refusals = {call.id: state.refusals.get(call.digest) or self._beyond(call) for call in calls}
+        shares = self._shares(sum(call.agent is not None and refusals[call.id] is None for call in calls))
         for call in calls:
-            refusal = state.refusals.get(call.digest)
+            refusal = refusals[call.id]
             asks = call.gated and call.approved_in is None and refusal is None
             question = self._number() if asks else None
             number = self._number()
             phase: CallPhase = "asking" if asks else "running" if refusal is None else "settling"
-            begun = CallState(number=number, call=call, phase=phase, question=question)
+            begun = CallState(
+                number=number,
+                call=call,
+                phase=phase,
+                question=question,
+                limits=shares if call.agent and refusal is None else None,
+            )
             state.calls.append(begun)
             if question is not None:
                 self._add(question, "approval", call.tool, "pending")
                 requests.append(ApprovalRequest(id=self._approval(begun), number=question, guards=number, call=call))
-            self._add(number, "tool_call", call.tool, "pending" if asks else "claimed")
+            kind: StepKind = "tool_call" if call.agent is None else "handoff"
+            self._add(number, kind, call.tool, "pending" if asks else "claimed")
             if refusal is not None:
                 commands.append(
                     SettleCall(number=number, call=call, status="rejected", output=refusal, by=None, comment=None)
@@ -334,10 +417,56 @@ class Machine:
             commands.append(AskPeople(tuple(requests)))
         return commands
 
-    def _tool_command(self, call: CallState) -> CallTool:
+    def _beyond(self, call: Call) -> str | None:
+        """Why a call cannot be handed to a sub-agent any more, in words for the model."""
+        if call.agent is None:
+            return None
+        limits, state = self.plan.limits, self.state
+        if limits.max_depth == 0:
+            return f"Not done: {call.agent} would be a sub-agent too deep down. Do the work without handing it on."
+        if state.handoffs >= limits.max_handoffs:
+            return f"Not done: the limit of {limits.max_handoffs} runs of sub-agents is reached. Go on without more."
+        state.handoffs += 1
+        return None
+
+    def _shares(self, sub_agents: int) -> Limits | None:
+        """What each sub-agent of a turn may use: an equal part of what is left, so that all of them keep to it.
+
+        Their time runs while the parent's does, so it is not divided. Turns are each run's own.
+        """
+        if sub_agents == 0:
+            return None
+        limits, state = self.plan.limits, self.state
+        used = state.usage.input_tokens + state.usage.output_tokens
+        tokens = None if limits.max_tokens is None else max((limits.max_tokens - used) // sub_agents, 1)
+        cost = None
+        if limits.max_cost_usd is not None:
+            left = limits.max_cost_usd - Decimal(state.usage.cost_micro_usd) / 1_000_000
+            cost = max(left / sub_agents, Decimal("0.000001"))
+        return limits.model_copy(
+            update={
+                "max_tokens": tokens,
+                "max_cost_usd": cost,
+                "wall_time": max(limits.wall_time - state.active, timedelta(seconds=1)),
+                "max_handoffs": max(limits.max_handoffs - state.handoffs, 0) // sub_agents,
+                "max_depth": limits.max_depth - 1,
+            }
+        )
+
+    def _tool_command(self, call: CallState) -> CallTool | HandOff:
         approval = call.call.approved_in
         if approval is None and call.question is not None:
             approval = self._approval(call)
+        if call.limits is not None:
+            return HandOff(
+                number=call.number,
+                call=call.call,
+                approval=approval,
+                ballots=call.ballots,
+                permit=call.permit,
+                again=call.again,
+                limits=call.limits,
+            )
         return CallTool(
             number=call.number,
             call=call.call,
@@ -518,6 +647,9 @@ class Machine:
         if outcome.status == "refused":
             return self._ask_again(call, outcome.message or "The decision was not accepted.")
         call.message = outcome.message
+        call.unserved, call.sub_waits = False, ()
+        if outcome.usage is not None:
+            self.state.usage = self.state.usage + outcome.usage
         self._show(number, status=outcome.status, note=outcome.message)
         if outcome.status == "unknown":
             call.phase = "unknown"
@@ -534,6 +666,20 @@ class Machine:
             self._advance(call)
         return self._after_call()
 
+    def _on_unserved(self, number: int) -> list[Command]:
+        call = next((c for c in self.state.calls if c.number == number), None)
+        if call is None or call.phase != "running" or call.unserved:
+            return []
+        call.unserved = True
+        self._show(number, status="claimed", note="no worker serves it so far")
+        return self._tell("tool_unserved", self._id(number), call.permit)
+
+    def _on_sub_run_waits(self, event: SubRunWaits) -> list[Command]:
+        call = next((c for c in self.state.calls if c.number == event.number), None)
+        if call is not None and call.phase == "running" and call.limits is not None:
+            call.sub_waits = event.waiting_for
+        return []
+
     def _advance(self, call: CallState) -> None:
         """In a procedure, a call that was made or that a person refused is behind us; a failed one is tried again."""
         procedure, done = self.plan.procedure, self.state.procedure_done
@@ -546,9 +692,21 @@ class Machine:
             return self._finish()
         if any(call.phase != "settled" for call in state.calls):
             return []
+        if self.plan.calls_only:
+            return self._end_of_calls()
         state.answered += [self._id(call.number) for call in state.calls]
         state.calls = []
         return self._next_turn()
+
+    def _end_of_calls(self) -> list[Command]:
+        """A run without a model ends as its calls did."""
+        steps = {step.id: step for step in self.state.steps}
+        for call in self.state.calls:
+            step = steps.get(self._id(call.number))
+            if step is not None and step.status != "completed":
+                status: Literal["incomplete", "failed"] = "failed" if step.status == "failed" else "incomplete"
+                return self._end(status, f"call_{step.status}", call.message or step.note)
+        return self._end("completed")
 
     def _inquire_about(self, call: CallState) -> list[Command]:
         kind: Literal["unknown_outcome", "held_step"] = "unknown_outcome" if call.phase == "unknown" else "held_step"
@@ -642,6 +800,7 @@ class Machine:
         running = tuple(call.number for call in state.calls if call.phase == "running")
         if state.model == "running":
             running = (*running, state.model_number)
+        running = (*running, *(number for number in (state.recalling, state.compacting) if number is not None))
         commands: list[Command] = [StopSteps(running)] if running else []
         return commands + self._withdraw() + self._finish()
 
@@ -746,13 +905,24 @@ class Machine:
                         tool=tool,
                         text=_in_words(call),
                     )
+                case "running" if call.unserved:
+                    yield Waiting(
+                        kind="tool_worker",
+                        id=self._id(call.number),
+                        tool=tool,
+                        text=f"No worker serves {tool}: start the one of queue {call.call.queue}.",
+                    )
+                case "running" if call.sub_waits:
+                    for waiting in call.sub_waits:
+                        text = f"{tool}: {waiting.text}"
+                        yield Waiting(kind="sub_agent", id=waiting.id, question=waiting.question, tool=tool, text=text)
                 case _:
                     pass
 
     def _add(
         self,
         number: int,
-        kind: Literal["model_call", "tool_call", "memory_write", "approval"],
+        kind: StepKind,
         name: str,
         status: StepStatus = "claimed",
     ) -> None:

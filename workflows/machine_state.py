@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from horarium.contract import Resolution, StepSummary, Usage
+from horarium.contract import Resolution, StepSummary, Usage, Waiting
+from horarium.definitions import Limits
 from horarium.protocol import Ballot, Call
 
 CallPhase = Literal["asking", "asked", "running", "refusing", "held", "unknown", "settling", "settled"]
@@ -30,9 +31,14 @@ class CallState(BaseModel):
     again: Resolution | None = None
     was: Literal["held", "unknown"] = Field(default="held", description="Before a person said: do it again.")
     message: str | None = None
+    limits: Limits | None = Field(default=None, description="Of the sub-agent's run, when it is handed to one.")
+    sub_waits: tuple[Waiting, ...] = Field(default=(), description="What the sub-agent's run waits for.")
+    unserved: bool = Field(default=False, description="No tool worker has taken it so far.")
 
     @property
     def waits_for_people(self) -> bool:
+        if self.phase == "running":
+            return self.unserved or bool(self.sub_waits)
         return self.phase in ("asked", "held", "unknown")
 
     @property
@@ -67,6 +73,12 @@ class MachineState(BaseModel):
     model_number: int = 0
     model_permit: int = 0
     model_sent: tuple[int, int] = (0, 0)
+    recalling: int | None = Field(default=None, description="Number of the step that does.")
+    recalled: int | None = Field(default=None, description="Number of the step that did.")
+    wants_compaction: bool = False
+    compacting: int | None = Field(default=None, description="Number of the step that does.")
+    compacted: bool = Field(default=False, description="Since the last turn that counted.")
+    handoffs: int = 0
     remembering: bool = False
     remembered: bool = False
     ending: Ending | None = None

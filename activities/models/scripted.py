@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from activities.models.base import ModelRequest, OnText, RequestedCall, Turn
-from horarium.definitions import Duration
+from horarium.definition import Duration
 from horarium.errors import ConfigError, ModelAuthFailed, ModelRejected, ModelUnavailable
 from horarium.problems import explain
 

@@ -22,7 +22,7 @@ from horarium.cli import evidence, grants, talk, words
 from horarium.cli.reach import find_approval, opened_client, opened_ledger
 from horarium.client import Client
 from horarium.contract import Approval, ApprovalState, GrantScope, Remember, ResolutionVerdict, Verdict
-from horarium.definitions import Duration
+from horarium.definition import Duration
 from horarium.errors import (
     ApprovalAlreadyDecided,
     ApprovalExpired,

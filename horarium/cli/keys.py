@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.text import Text
 
 from horarium.cli import talk, words
-from horarium.definitions import Duration
+from horarium.definition import Duration
 from horarium.errors import ConfigError
 from horarium.proof import ANYBODY, Key, KeyRing, write_private, write_public
 from horarium.settings import Settings

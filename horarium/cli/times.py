@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from horarium.definitions import Duration
+from horarium.definition import Duration
 from horarium.errors import ConfigError
 
 ZoneOption = Annotated[

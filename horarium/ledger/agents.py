@@ -30,11 +30,12 @@ class AgentVersion:
 
 @dataclass(frozen=True, slots=True)
 class ServedTool:
-    """A tool and the task queue of the worker that serves it."""
+    """A tool and the task queue of the worker that serves it; `agent` does it when it is a sub-agent's."""
 
     spec: ToolSpec
     queue: str
-    seen_at: datetime
+    seen_at: datetime | None = None
+    agent: str | None = None
 
 
 class Agents:

@@ -67,6 +67,7 @@ class ApprovalRecord:
     decided_digest: str | None
     verdict: str | None
     comment: str | None
+    path: str | None
 
 
 @dataclass(frozen=True, slots=True)

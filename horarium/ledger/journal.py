@@ -73,6 +73,7 @@ class StepRecord:
     cost_micro_usd: int
     claimed_at: datetime | None
     settled_at: datetime | None
+    untrusted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class StepClaim:
     arguments: str | None = None
     permit: int = 0
     note: str | None = None
+    untrusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ def _fresh_claim(insert_into: Any) -> Prepared:
         "arguments",
         "permit",
         "note",
+        "untrusted",
     )
     given: dict[str, Any] = {name: bindparam(name) for name in (*names, "token", "claimed_at")}
     zeros: dict[str, Any] = dict.fromkeys(
@@ -245,6 +248,7 @@ class Journal:
                     arguments=claim.arguments,
                     permit=claim.permit,
                     note=claim.note,
+                    untrusted=int(claim.untrusted),
                     token=token,
                     claimed_at=now,
                 )
@@ -407,6 +411,7 @@ class Journal:
                     call_id=claim.call_id,
                     input_digest=claim.input_digest,
                     arguments=claim.arguments,
+                    untrusted=int(claim.untrusted),
                     attempts=0,
                     claimed_at=now,
                     **outcome,

@@ -46,6 +46,9 @@ class RunRecord:
     created_at: datetime
     opened_at: datetime | None
     closed_at: datetime | None
+    parent_run: str | None
+    parent_step: int | None
+    path: list[str] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,8 @@ threads = Table(
     Column("open_run", String(200), index=True),
     Column("created_at", Instant, nullable=False),
     Column("deleted_at", Instant),
+    Column("forked_from", String(200)),
+    Column("forked_at", Integer, comment="Place of the last message that was copied."),
 )
 
 runs = Table(
@@ -116,6 +118,9 @@ runs = Table(
     Column("created_at", Instant, nullable=False),
     Column("opened_at", Instant),
     Column("closed_at", Instant),
+    Column("parent_run", String(200), index=True, comment="That handed it its task."),
+    Column("parent_step", Integer),
+    Column("path", Json, comment="The agents from the topmost run down to this one's; null: it has no parent."),
     UniqueConstraint("tenant", "key"),
     Index(None, "created_at"),
     Index(None, "thread_id"),
@@ -153,6 +158,9 @@ steps = Table(
     Column("cost_micro_usd", BigInteger, nullable=False, default=0),
     Column("claimed_at", Instant),
     Column("settled_at", Instant),
+    Column(
+        "untrusted", Integer, nullable=False, default=0, server_default="0", comment="1: strangers wrote its output."
+    ),
     PrimaryKeyConstraint("run_id", "number"),
     Index(None, "key"),
     Index(None, "output_blob"),
@@ -206,6 +214,7 @@ approvals = Table(
     Column("decided_digest", String(80), comment="Of the arguments that were released."),
     Column("verdict", String(20)),
     Column("comment", Text),
+    Column("path", Text, comment="Of a sub-agent's run: the agents from the topmost down, like `chief > clerk`."),
     Index(None, "status"),
     Index(None, "run_id"),
 )
@@ -383,4 +392,102 @@ ticks = Table(
     Column("changes", Json, comment="What its calls changed in the state: `set` and `gone`."),
     Index(None, "routine", "scheduled_at"),
     Index(None, "status"),
+)
+
+summaries = Table(
+    "summaries",
+    metadata,
+    Column("thread_id", ForeignKey("threads.id"), nullable=False),
+    Column("upto", Integer, nullable=False, comment="Place of the last message that it stands for."),
+    Column("text", Text, nullable=False),
+    Column("run_id", String(200), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("thread_id", "upto"),
+)
+
+toolsets = Table(
+    "toolsets",
+    metadata,
+    Column("digest", String(80), primary_key=True),
+    Column("definition", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+run_toolsets = Table(
+    "run_toolsets",
+    metadata,
+    Column("run_id", String(200), primary_key=True, comment="Its tools are found before it is opened."),
+    Column("digest", ForeignKey("toolsets.digest"), nullable=False),
+    Column("agent", String(63), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+trusted_tools = Table(
+    "trusted_tools",
+    metadata,
+    Column("server", String(80), nullable=False, comment="Digest of its URL, or of its command."),
+    Column("tool", String(200), nullable=False, comment="As the server names it."),
+    Column("address", Text, nullable=False, comment="URL or command, for people."),
+    Column("trusted_digest", String(80), comment="Null: nobody has looked at it yet."),
+    Column("trusted", Json, comment="Name, description and schema as they were trusted."),
+    Column("trusted_at", Instant),
+    Column("trusted_by", String(200), comment="A person, or `first_use`."),
+    Column("seen_digest", String(80), nullable=False),
+    Column("seen", Json, nullable=False, comment="Name, description and schema as they were seen last."),
+    Column("seen_at", Instant, nullable=False),
+    PrimaryKeyConstraint("server", "tool"),
+)
+
+toolboxes = Table(
+    "toolboxes",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("default_version", Integer, nullable=False),
+    Column("previous_version", Integer, comment="The default before this one: where a rollback goes."),
+    Column("changed_at", Instant, nullable=False),
+    Column("changed_by", String(200)),
+)
+
+toolbox_versions = Table(
+    "toolbox_versions",
+    metadata,
+    Column("name", String(63), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("definition", Json, nullable=False, comment="Whole, documents included: it never changes."),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("name", "version"),
+)
+
+tool_workers = Table(
+    "tool_workers",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("queue", String(200), nullable=False, index=True),
+    Column("host", String(200), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", String(40), nullable=False, comment="Of this package there."),
+    Column("python", String(20), nullable=False),
+    Column("digest", String(80), nullable=False, comment="Of all that it serves: workers of one queue should agree."),
+    Column("tools", Json, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+    Column("stopped_at", Instant),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(40), primary_key=True, comment="The part of the key that may be shown."),
+    Column("hash", String(80), nullable=False, comment="SHA-256 of the whole key."),
+    Column("name", String(200), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("scopes", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("created_by", String(200)),
+    Column("expires_at", Instant),
+    Column("last_used_at", Instant),
+    Column("revoked_at", Instant),
 )

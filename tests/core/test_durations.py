@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from horarium.definitions import Duration
+from horarium.definition import Duration
 from horarium.durations import duration, words
 
 
