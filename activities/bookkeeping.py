@@ -12,7 +12,11 @@ from temporalio import activity
 from temporalio.client import Client as TemporalClient
 from temporalio.service import RPCError, RPCStatusCode
 
+from horarium.content import shorten
+from horarium.contract import MAX_OUTPUT_CHARS
+from horarium.directcalls import call_step
 from horarium.ledger.database import Ledger
+from horarium.ledger.journal import Journal
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import Threads
 from horarium.ledger.ticks import Ticks
@@ -20,6 +24,7 @@ from horarium.protocol import (
     CLOSE_RUN,
     MARK_RUN,
     WRITE_MESSAGE,
+    ClosedRun,
     CloseRun,
     MarkRun,
     WriteMessage,
@@ -35,6 +40,7 @@ class Bookkeeping:
         self._threads = Threads(ledger)
         self._ticks = Ticks(ledger)
         self._temporal = temporal
+        self._journal = Journal(ledger)
 
     @activity.defn(name=WRITE_MESSAGE)
     async def write_message(self, message: WriteMessage) -> None:
@@ -61,7 +67,7 @@ class Bookkeeping:
                 raise
 
     @activity.defn(name=CLOSE_RUN)
-    async def close_run(self, closing: CloseRun) -> None:
+    async def close_run(self, closing: CloseRun) -> ClosedRun | None:
         """Write down how the run ended, and give its thread back."""
         await self._runs.close(
             closing.run,
@@ -72,3 +78,10 @@ class Bookkeeping:
             steps=closing.steps,
             usage=closing.usage,
         )
+        if not closing.wants_output:
+            return None
+        step = call_step(await self._journal.of_run(closing.run))
+        if step is None or step.status != "completed" or step.output is None:
+            return ClosedRun()
+        cut = step.output_blob is not None or len(step.output) > MAX_OUTPUT_CHARS
+        return ClosedRun(output=shorten(step.output, MAX_OUTPUT_CHARS), output_truncated=cut)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -17,41 +17,52 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.catalog import Catalog
-from activities.conversation import Conversations
+from activities.conversation import Conversations, View
+from activities.engine_tools import FIND_TOOLS
+from activities.finding_tools import ToolFinding
+from activities.fitting import fitted, offered_at_once, summarised, window_for
 from activities.gating import Gatekeeper
+from activities.models.attempts import FIRST_RETRY, unavailable
 from activities.models.base import ModelRequest, OnText, Provider, Turn
 from activities.models.router import Models
+from activities.recalling import with_notes
+from activities.window import Window, overhead_of
 from horarium.content import call_digest, canonical, clean_json, clean_text, shorten
 from horarium.contract import MAX_OUTPUT_CHARS, Usage
 from horarium.definitions import Agent
-from horarium.errors import ConfigError, ModelError, ModelUnavailable, StepCrashes, ToolUnavailable
+from horarium.errors import (
+    ConfigError,
+    ContextLengthExceeded,
+    ModelError,
+    ModelUnavailable,
+    StepCrashes,
+    ToolUnavailable,
+)
 from horarium.ids import idempotency_key, step_id
 from horarium.ledger.agents import ServedTool
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Answered, Held, Journal, StepClaim, StepRecord
-from horarium.ledger.memories import Memories
 from horarium.protocol import CALL_MODEL, NOTE_CHARS, Call, ModelReply, ModelStep
+from horarium.schemas import schema_problem
 from horarium.toolhost import heartbeating
-from horarium.tools import Effect, schema_problem
+from horarium.tools import Effect, ToolSpec
 from horarium.turns import StoredCall, StoredTurn, stored_turn
 
 log = structlog.get_logger()
 
-FIRST_RETRY = timedelta(seconds=1)
-MOST_RETRY = timedelta(minutes=1)
 SHOW_EVERY = 0.3  # seconds between two looks that a watcher gets at a turn that streams
 
 
 class ModelCaller:
     """The activity `call_model` and what it needs."""
 
-    def __init__(self, ledger: Ledger, models: Models, catalog: Catalog) -> None:
+    def __init__(self, ledger: Ledger, models: Models, catalog: Catalog, finding: ToolFinding) -> None:
         self._journal = Journal(ledger)
-        self._memories = Memories(ledger)
         self._conversations = Conversations(ledger)
         self._gatekeeper = Gatekeeper(ledger)
         self._models = models
         self._catalog = catalog
+        self._finding = finding
 
     @activity.defn(name=CALL_MODEL)
     async def call_model(self, step: ModelStep) -> ModelReply:
@@ -104,15 +115,21 @@ class ModelCaller:
     async def _ask(self, step: ModelStep, agent: Agent, held: Held, offered: dict[str, ServedTool]) -> ModelReply:
         try:
             provider, model = self._models.provider_for(agent.model)
+            view = await self._conversations.view(step.thread)
+            shown = await self._finding.shown(agent, offered, view.messages)
+            tools = tuple(served.spec for served in shown.values())
+            instructions = await self._instructions(step, agent)
+            view = await self._fitted(step, agent, view, instructions, tools)
             request = ModelRequest(
                 model=model,
-                instructions=await self._instructions(step, agent),
-                messages=await self._conversations.of(step.thread),
-                tools=tuple(served.spec for served in offered.values()),
+                instructions=instructions,
+                messages=view.messages,
+                tools=tools,
                 settings=agent.settings,
                 key=held.claim.key or "",
                 tool_choice="required" if step.offer else ("auto" if offered else "none"),
                 metadata={"horarium_run": step.run},
+                turns_before=view.turns_before,
             )
             turn = await self._generate(provider, request, held, agent)
         except ModelUnavailable as error:
@@ -150,27 +167,44 @@ class ModelCaller:
         return show
 
     async def _unavailable(self, agent: Agent, held: Held, error: ModelUnavailable) -> ModelReply:
-        """Wait as told; a throttled call is handed back uncounted, so that no attempt is used up by it."""
-        words = shorten(clean_text(str(error))[0], NOTE_CHARS)
-        log.warning("model.unavailable", error=words, attempt=held.attempt)
-        if error.throttled:
-            await self._journal.hand_back(held)
-            delay = error.retry_after or FIRST_RETRY * 5
-            raise ApplicationError(words, type=error.code, next_retry_delay=delay) from None
-        if held.failures + 1 >= agent.settings.attempts:
-            return _failed(await self._journal.settle(held, "failed", "", code=error.code, message=words))
-        failures = await self._journal.attempt_failed(held, words)
-        delay = error.retry_after or min(FIRST_RETRY * 2 ** (failures - 1), MOST_RETRY)
-        raise ApplicationError(words, type=error.code, next_retry_delay=delay) from None
+        return _failed(await unavailable(self._journal, held, agent.settings, error))
+
+    async def _window(self, agent: Agent, instructions: str, tools: Sequence[ToolSpec]) -> Window | None:
+        provider, model = self._models.provider_for(agent.model)
+        return await window_for(provider, model, agent.settings, instructions, tools)
+
+    async def _fitted(
+        self, step: ModelStep, agent: Agent, view: View, instructions: str, tools: Sequence[ToolSpec]
+    ) -> View:
+        """The conversation as this model is given it.
+
+        Raises:
+            ContextLengthExceeded: It would not fit, and its older part can be summarised first.
+        """
+        window = await self._window(agent, instructions, tools)
+        view = fitted(view, window, tight=step.compacted)
+        too_long = window is not None and view.size(window.overhead) > window.full
+        if window is not None and too_long and not step.compacted and summarised(view, window):
+            raise ContextLengthExceeded("The conversation is too long for the model: its older part is summarised.")
+        return view
+
+    async def _nears_its_end(
+        self, step: ModelStep, agent: Agent, record: StepRecord, tools: Mapping[str, ServedTool]
+    ) -> bool:
+        """Whether the older part of the conversation is to be summarised before the next turn."""
+        if not record.input_tokens:
+            return False
+        window = await self._window(agent, agent.instructions, ())
+        if window is None or record.input_tokens + record.output_tokens < window.near:
+            return False
+        window = replace(window, overhead=overhead_of(agent.instructions, offered_at_once(agent, tools.values())))
+        return summarised(fitted(await self._conversations.view(step.thread), window), window) > 0
 
     async def _instructions(self, step: ModelStep, agent: Agent) -> str:
-        if agent.memory is None or agent.memory.recall == 0:
+        if agent.memory is None or step.recalled is None:
             return agent.instructions
-        notes = await self._memories.latest(step.tenant, agent.memory.scope, agent.memory.recall)
-        if not notes:
-            return agent.instructions
-        listed = "\n".join(f"- {note}" for note in notes)
-        return f"{agent.instructions}\n\nWhat you noted in earlier conversations:\n{listed}".strip()
+        recalled = await self._journal.get(step.run, step.recalled)
+        return with_notes(agent.instructions, recalled.output or "{}")
 
     async def _keep(
         self, step: ModelStep, agent: Agent, held: Held, turn: Turn, offered: Mapping[str, ServedTool]
@@ -213,7 +247,8 @@ class ModelCaller:
             output_tokens=record.output_tokens,
             cost_micro_usd=record.cost_micro_usd,
         )
-        common: dict[str, Any] = {"usage": usage, "malformed": record.message}
+        nears = await self._nears_its_end(step, agent, record, served)
+        common: dict[str, Any] = {"usage": usage, "malformed": record.message, "compact": nears}
         if calls:
             return ModelReply(finish="calls", calls=calls, **common)
         output, cut = shorten(turn.text, MAX_OUTPUT_CHARS), len(turn.text) > MAX_OUTPUT_CHARS
@@ -242,6 +277,8 @@ class ModelCaller:
             timeout=served.spec.timeout,
             agent=served.agent,
         )
+        if served.spec is FIND_TOOLS:
+            return made  # a plan is for what tools do, and this one only names them
         return await self._gatekeeper.gated(
             made, agent, served.spec, arguments, run=step.run, thread=step.thread, tenant=step.tenant
         )
@@ -260,8 +297,7 @@ def checked_calls(turn: Turn, offered: Mapping[str, ServedTool], step: ModelStep
         elif position >= step.max_calls:
             problem = f"Error: at most {step.max_calls} calls are made in one turn; this one was not made."
         elif call.name not in offered:
-            known = ", ".join(offered) or "none"
-            problem = f"Error: there is no tool {call.name!r} here. Tools that can be called now: {known}."
+            problem = f"Error: there is no tool {call.name!r} here. {_instead(offered)}"
         elif step.offer and any(earlier.problem is None for earlier in checked):
             problem = f"Error: only one call of {step.offer!r} is made in this turn."
         elif problem is None:
@@ -276,6 +312,12 @@ def checked_calls(turn: Turn, offered: Mapping[str, ServedTool], step: ModelStep
             StoredCall(id=unique, name=clean_text(call.name)[0][:64], arguments=canonical(arguments), problem=problem)
         )
     return tuple(checked)
+
+
+def _instead(offered: Mapping[str, ServedTool]) -> str:
+    if FIND_TOOLS.name in offered:
+        return f"Look for the one that you need with {FIND_TOOLS.name}."
+    return f"Tools that can be called now: {', '.join(offered) or 'none'}."
 
 
 def _arguments(text: str) -> tuple[dict[str, Any], str | None]:
@@ -309,4 +351,5 @@ def _malformed(step: ModelStep, turn: StoredTurn, finish: str) -> str | None:
 
 
 def _failed(record: StepRecord) -> ModelReply:
-    return ModelReply(status="failed", code=record.code or "model_error", message=record.message)
+    code = record.code or "model_error"
+    return ModelReply(status="failed", code=code, message=record.message, compact=code == ContextLengthExceeded.code)

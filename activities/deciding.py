@@ -71,9 +71,9 @@ from horarium.protocol import (
     SettleStep,
     ToolOutcome,
 )
+from horarium.schemas import schema_problem
 from horarium.settings import Settings
 from horarium.toolhost import heartbeating, outcome_of
-from horarium.tools import schema_problem
 from horarium.turns import stored_turn
 
 LISTED_BYTES = 6_400  # of names of people, in what the workflow carries of all questions of a turn
@@ -445,7 +445,7 @@ class Deciding:
         return StepClaim(
             run_id=run,
             number=number,
-            kind="tool_call",
+            kind="tool_call" if call.agent is None else "handoff",
             name=call.tool,
             effect=call.effect,
             key=call.key,

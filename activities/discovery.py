@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -16,14 +17,18 @@ from temporalio.exceptions import ApplicationError
 
 from horarium.contract import RunRequest
 from horarium.definitions import Agent
-from horarium.errors import ConfigError, ToolUnavailable
+from horarium.errors import ConfigError, Conflict, ToolUnavailable
 from horarium.ledger.agents import Agents
 from horarium.ledger.database import Ledger
 from horarium.ledger.toolsets import Toolsets
 from horarium.project import AgentFiles
 from horarium.protocol import DISCOVER_TOOLS, TOOLS_NOT_DISCOVERED, DiscoverTools
+from horarium.secrets import redact
 from horarium.toolhost import heartbeating
 from horarium.toolsets import PinnedTool, Toolset
+
+FIND_PATIENCE = 8  # attempts, for a server that is just being started again: most of a minute
+FIRST_WAIT, MOST_WAIT = timedelta(seconds=0.5), timedelta(seconds=15)
 
 
 class Finder(Protocol):
@@ -57,15 +62,21 @@ class Discovery:
     async def pinned_version(self, run: str, request: RunRequest) -> int | None:
         """The agent's version that a run's tools were found for, so that it is opened with the same."""
         found = await self._toolsets.of_run(run)
-        return found.version if found is not None and found.agent == request.agent else request.version
+        if found is None or found.agent != request.agent or request.version is not None:
+            return request.version
+        return found.version
 
     async def ensure(self, run: str, agent: Agent, version: int, tenant: str) -> None:
         """Have the run's tools pinned, if it has any to be found.
 
         Raises:
             ApplicationError: They have to be asked for over the network first (`TOOLS_NOT_DISCOVERED`).
+            Conflict: Somebody else had other tools pinned for it, which this agent's approval plan does not know.
         """
-        if not agent.finds_tools or await self._toolsets.of_run(run) is not None:
+        found = await self._toolsets.of_run(run)
+        if found is not None and (found.agent, found.version) != (agent.name, version):
+            raise Conflict(f"The tools of run {run} were found for version {found.version} of {found.agent!r}.")
+        if not agent.finds_tools or found is not None:
             return
         for finder in self._finders:
             if await finder.needs_network(agent):
@@ -80,7 +91,16 @@ class Discovery:
             await refresh(self._agents, self._files, request.agent)
             version = await self._agents.get(request.agent, request.version)
             if await self._toolsets.of_run(run) is None:
-                await self._find(run, version.agent, version.version, request.tenant)
+                try:
+                    await self._find(run, version.agent, version.version, request.tenant)
+                except ToolUnavailable as error:
+                    attempt = activity.info().attempt
+                    raise ApplicationError(
+                        redact(str(error)),
+                        type=error.code,
+                        non_retryable=attempt >= FIND_PATIENCE,
+                        next_retry_delay=min(FIRST_WAIT * 2 ** (attempt - 1), MOST_WAIT),
+                    ) from error
 
     async def _find(self, run: str, agent: Agent, version: int, tenant: str) -> None:
         found = await asyncio.gather(*(finder.find(agent, tenant) for finder in self._finders))

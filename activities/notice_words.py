@@ -75,7 +75,7 @@ def _title(event: NoticeEvent, shown: Shown) -> str:
         case "held_step":
             return f"Held: {tool} of {agent} failed"
         case "tool_unserved":
-            return f"No worker serves {tool} of {agent}"
+            raise ValueError(f"{event} is about no question")
 
 
 def _lead(notice: Notice, shown: Shown) -> Iterator[str]:
@@ -95,8 +95,8 @@ def _lead(notice: Notice, shown: Shown) -> Iterator[str]:
             yield f"{tool} was begun, and nobody knows whether it happened. Find out, then say so."
         case "held_step":
             yield f"{tool} failed for good. The run waits for a person to say how to go on."
-        case "tool_unserved":
-            yield f"The run waits for a worker that serves {tool}."
+        case _:
+            pass
     if shown.text and notice.event in ("unknown_outcome", "held_step"):
         yield visible(shown.text)
     if shown.comment:
@@ -106,6 +106,8 @@ def _lead(notice: Notice, shown: Shown) -> Iterator[str]:
 def _facts(shown: Shown) -> Iterator[str]:
     by = f", started by {one_line(shown.requested_by)}" if shown.requested_by else ""
     yield f"Run: {one_line(shown.run_id)} of agent {one_line(shown.agent)}{by}"
+    if shown.path:
+        yield f"Handed down: {one_line(shown.path)}"
     yield f"Question: {shown.id}, asked at {instant(shown.requested_at)}"
     if shown.status == "pending":
         yield f"Who may decide: {', '.join(map(one_line, shown.approvers)) or 'anybody'}"
@@ -156,6 +158,7 @@ def _data(shown: Shown) -> dict[str, Any]:
         "run": shown.run_id,
         "tenant": shown.tenant,
         "agent": shown.agent,
+        "path": shown.path,
         "tool": shown.tool,
         "effect": shown.effect,
         "digest": shown.digest,

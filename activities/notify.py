@@ -15,6 +15,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.notice_words import ASKING, Words, webhook_body, words
 from activities.sending import Sender, Target
+from activities.unserved import unserved, unserved_body, unserved_words
 from horarium.ledger.database import Ledger
 from horarium.ledger.notices import Notices, Shown, Told
 from horarium.links import Links, people
@@ -31,6 +32,7 @@ class Notifier:
     def __init__(
         self, ledger: Ledger, settings: Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
+        self._ledger = ledger
         self._notices = Notices(ledger)
         self._settings = settings.approvals
         # At first use: a project that sends no links needs no secret.
@@ -47,9 +49,12 @@ class Notifier:
 
         Raises:
             ApprovalNotFound: There is no such question.
+            RunNotFound, ToolUnavailable: There is no such call.
             ApplicationError: Some addresses did not take it, or the ledger does not know the end of the question
                 yet; to be tried again.
         """
+        if notice.event == "tool_unserved":
+            return await self._tell_unserved(notice)
         shown = await self._notices.shown(notice.subject)
         if notice.event in ("decided", "expired") and shown.status == "pending":
             raise ApplicationError(
@@ -64,6 +69,29 @@ class Notifier:
             raise ApplicationError(sent.words, type="notice_failed")
         if notice.event == "reminder":
             await self._notices.reminded(shown.id, notice.occurrence, self._clock())
+
+    async def _tell_unserved(self, notice: Notice) -> None:
+        call = await unserved(self._ledger, notice)
+        if call is None:
+            return
+        told = partial(Told.of, notice.event, notice.subject, notice.occurrence)
+        about = [notice.event, notice.subject, notice.occurrence]
+        body = unserved_body(call, self._clock())
+        targets = [
+            *(
+                target
+                for number, reference in enumerate(self._settings.notify, 1)
+                for target in self._sender.people(f"notify {number}", reference, told, lambda: unserved_words(call))
+            ),
+            *(
+                self._sender.program(f"webhook {number}", webhook, told, about, body)
+                for number, webhook in enumerate(self._settings.webhooks, 1)
+            ),
+        ]
+        sent = await self._sender.deliver(targets)
+        if sent.problems:
+            log.warning("notice.failed", notice=notice.event, subject=notice.subject, problems=sent.problems)
+            raise ApplicationError(sent.words, type="notice_failed")
 
     # ---- who is told
 

@@ -15,8 +15,10 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.catalog import Catalog
+from activities.direct import DirectCalls
 from activities.discovery import Discovery, refresh
 from activities.gating import Gatekeeper
+from activities.handoff_words import FAILED
 from horarium.content import call_digest
 from horarium.contract import RunRequest
 from horarium.definitions import Agent
@@ -26,12 +28,12 @@ from horarium.errors import (
     RunNotFound,
     ToolUnavailable,
 )
-from horarium.ids import RUN_ID, idempotency_key, step_id, thread_id_for_run
+from horarium.ids import RUN_ID, STEP_ID, idempotency_key, split_step_id, step_id, sub_run_id, thread_id_for_run
 from horarium.ledger.agents import Agents, ServedTool
 from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Journal, StepClaim, StepRecord
-from horarium.ledger.runs import Runs
+from horarium.ledger.runs import Runs, handed_digest
 from horarium.ledger.threads import ThreadMessage, Threads
 from horarium.ledger.ticks import Ticks
 from horarium.plans import plan_problems
@@ -48,6 +50,7 @@ from horarium.tools import Effect
 from horarium.turns import StoredCall, stored_turn
 
 RESUMED_RUNS = 1_000  # in a row, of which four eyes keep the starters out
+CALLS = ("tool_call", "handoff")
 OPEN_PATIENCE = 60  # attempts, some seconds apart, for a tool worker that is still starting
 ENDED = (
     WorkflowExecutionStatus.COMPLETED,
@@ -65,6 +68,7 @@ class _Owed:
     calls: tuple[Call, ...] = ()
     answered: tuple[str, ...] = ()
     procedure_done: int = 0
+    callers: bool = False  # what is left to do is a caller's call, and no model's
 
 
 class Opening:
@@ -84,6 +88,7 @@ class Opening:
         self._agents = Agents(ledger)
         self._approvals = Approvals(ledger)
         self._gatekeeper = Gatekeeper(ledger)
+        self._direct = DirectCalls(ledger, catalog)
         self._journal = Journal(ledger)
         self._ticks = Ticks(ledger)
         self._catalog = catalog
@@ -105,6 +110,7 @@ class Opening:
             raise Conflict(
                 f"{run!r} cannot be a run's id.", hint="Use at most 200 letters, digits, '-', '_', '.' or ':'."
             )
+        parent = await self._parent_of(run, request)
         await refresh(self._agents, self._files, request.agent)
         version = await self._agents.get(request.agent, await self._discovery.pinned_version(run, request))
         agent = version.agent
@@ -112,13 +118,17 @@ class Opening:
         served = await self._tools_are_served(run, agent)
         not_by = await self._starters(run, request)
         self._plan_can_be_kept(agent, served, not_by)
+        asked = await self._direct.asked(run, request)
+        called = await self._direct.served(run, agent, asked) if asked is not None else None
+        if asked is not None:
+            request = self._direct.as_asked(request, asked)
         thread = await self._thread_of(run, request)
         owed = await self._owed(run, request, agent, thread)
         await self._release_if_gone(thread, run)
         messages = await self._runs.open(
             run, thread, request, version.version, answered=owed.answered, owes_calls=bool(owed.calls)
         )
-        return RunPlan(
+        plan = RunPlan(
             run=run,
             thread=thread,
             agent=agent.name,
@@ -127,6 +137,7 @@ class Opening:
             on_step_failure=agent.on_step_failure,
             procedure=agent.procedure,
             remembers=agent.memory is not None,
+            recalls=agent.memory is not None and agent.memory.recall > 0,
             model_timeout=agent.settings.timeout + timedelta(seconds=30),
             heartbeat_timeout=self._worker.heartbeat_timeout,
             continue_as_new_after=request.continue_as_new_after or self._worker.continue_as_new_after,
@@ -138,20 +149,53 @@ class Opening:
             require_proof=self._settings.approvals.require_proof,
             notifies=notifies(self._settings),
             not_by=not_by,
+            parent=parent.run_id if parent is not None else None,
+            parent_step=parent.number if parent is not None else None,
+            unserved_after=self._settings.tools.unserved_after,
         )
+        if asked is not None and called is not None:
+            pending = (await self._direct.begin(run, thread, request, agent, called, asked),)
+            return _without_model(plan).model_copy(update={"pending": pending, "next_number": 2})
+        return _without_model(plan) if asked is not None or owed.callers else plan
+
+    async def _parent_of(self, run: str, request: RunRequest) -> StepRecord | None:
+        """The step that handed this run its task, as it was written down before; None when nobody did.
+
+        Raises:
+            Conflict: What starts this run is not what the parent handed down, or the parent does not wait for it.
+        """
+        written = await self._runs.asked(run)
+        above = (written.run.parent_run, written.run.parent_step) if written is not None else (None, None)
+        if request.parent is None and above == (None, None):
+            return None
+        strange = Conflict(f"Run {run} is no run that a sub-agent's task was handed to.", hint="Leave `parent` out.")
+        if written is None or request.parent is None or not STEP_ID.match(request.parent):
+            raise strange
+        step = await self._journal.get(*split_step_id(request.parent))
+        handed = (step.run_id, step.number) == above and run == sub_run_id(request.parent, step.permit)
+        if not handed or written.run.request_digest != handed_digest(request):
+            raise strange
+        if (step.kind, step.status) != ("handoff", "claimed"):
+            raise Conflict(f"Step {request.parent} no longer waits for run {run}.")
+        return step
 
     async def _starters(self, run: str, request: RunRequest) -> tuple[str, ...]:
-        """Who started the run, and those that it goes on with: the people that four eyes keep out.
+        """Who started the run, those that it goes on with and those above it: the people that four eyes keep out.
 
         Of a tick's run also who asked for the tick.
         """
-        starters, before = [request.requested_by, await self._asked_by(run)], request.resume_from
-        for _ in range(RESUMED_RUNS):
-            if before is None:
-                break
+        starters: list[str | None] = [request.requested_by, await self._asked_by(run)]
+        above = split_step_id(request.parent)[0] if request.parent is not None else None
+        ahead = [before for before in (request.resume_from, above) if before is not None]
+        seen: set[str] = set()
+        while ahead and len(seen) < RESUMED_RUNS:
+            before = ahead.pop()
+            if before in seen:
+                continue
+            seen.add(before)
             record = await self._runs.get(before)
             starters += [record.requested_by, await self._asked_by(before) if record.tick is not None else None]
-            before = record.resume_from
+            ahead += [one for one in (record.resume_from, record.parent_run) if one is not None]
         return tuple(dict.fromkeys(name for name in starters if name))
 
     async def _asked_by(self, run: str) -> str | None:
@@ -232,11 +276,13 @@ class Opening:
         """
         messages = await self._threads.read(thread)
         asked = _last_unanswered(messages)
-        if asked is None:
+        if asked is None or asked[0].run_id == run:  # its own call, written down by an attempt at this very opening
             return _Owed(procedure_done=await self._procedure_done(request, agent))
         turn_message, answered_ids = asked
         origin, number = turn_message.run_id or "", turn_message.step or 0
-        steps = {step.call_id: step for step in await self._journal.of_run(origin) if step.kind == "tool_call"}
+        callers = request.resume_from is not None and request.input is None
+        callers = callers and await self._direct.is_callers(origin, number)
+        steps = {step.call_id: step for step in await self._journal.of_run(origin) if step.kind in CALLS}
         resumes = request.resume_from is not None
         calls: list[Call] = []
         answered: list[str] = []
@@ -244,7 +290,8 @@ class Opening:
             if stored.problem is not None or stored.id in answered_ids:
                 continue
             step = steps.get(stored.id)
-            if step is not None and _is_answered(step, resumes=resumes):
+            again = callers and step is not None and step.status == "completed"  # it is adopted, not made
+            if step is not None and not again and _is_answered(step, resumes=resumes):
                 answered.append(step_id(step.run_id, step.number))
             elif resumes:
                 served = await self._catalog.tool_of_run(run, agent, stored.name)
@@ -252,7 +299,11 @@ class Opening:
                 calls.append(await self._gated(made, run, request, agent, thread, json.loads(stored.arguments)))
             else:
                 answered.append(await self._never_made(origin, number, stored.id, stored.name, step))
-        return _Owed(tuple(calls), tuple(answered), await self._procedure_done(request, agent))
+        if callers and not calls:
+            raise Conflict(
+                f"The call of run {origin} is settled: nothing is left to resume.", hint="Make the call anew."
+            )
+        return _Owed(tuple(calls), tuple(answered), await self._procedure_done(request, agent), callers)
 
     async def _gated(
         self, call: Call, run: str, request: RunRequest, agent: Agent, thread: str, arguments: dict[str, Any]
@@ -316,15 +367,20 @@ class Opening:
             return 0
         done = 0
         for step in await self._journal.of_run(request.resume_from):
-            made = step.kind == "tool_call" and step.status in ("completed", "skipped", "rejected")
+            made = step.kind in CALLS and step.status in ("completed", "skipped", "rejected")
             if made and done < len(agent.procedure) and agent.procedure[done] == step.name:
                 done += 1
         return done
 
 
+def _without_model(plan: RunPlan) -> RunPlan:
+    """Of a run that makes its calls and ends: what is sent to it waits for the next run of its thread."""
+    return plan.model_copy(update={"calls_only": True, "recalls": False, "remembers": False, "messages": ()})
+
+
 def _is_answered(step: StepRecord, *, resumes: bool) -> bool:
     """Whether a settled step is the model's to read; one that broke is what a resumed run tries again."""
-    if resumes and step.status == "failed" and step.code == "tool_failed":
+    if resumes and step.status == "failed" and step.code in ("tool_failed", FAILED):
         return False
     return step.status in ("completed", "failed", "rejected", "skipped")
 

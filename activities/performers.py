@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from activities.engine_tools import FIND_TOOLS
-from activities.finding_tools import find_tools_performer
+from activities.finding_tools import ToolFinding
 from activities.mcp_tools import McpTools
 from activities.openapi_tools import OpenApiTools
 from horarium.ledger.database import Ledger
@@ -15,15 +15,16 @@ from horarium.toolsets import McpSource, OpenApiSource
 class Performers:
     """Finds who performs a call that is no Python function; one object for each process."""
 
-    def __init__(self, ledger: Ledger, mcp: McpTools, openapi: OpenApiTools) -> None:
+    def __init__(self, ledger: Ledger, mcp: McpTools, openapi: OpenApiTools, finding: ToolFinding) -> None:
         self._toolsets = Toolsets(ledger)
         self._mcp = mcp
         self._openapi = openapi
+        self._finding = finding
 
     async def find(self, run: str, name: str) -> Performer | None:
         """Who performs the tool of this name; None: some worker's Python function."""
-        if name == FIND_TOOLS.name:
-            return find_tools_performer(run)
+        if name == FIND_TOOLS.name and (found := await self._finding.performer(run)) is not None:
+            return found
         pinned = await self._toolsets.tool(run, name)
         match pinned.source if pinned is not None else None:
             case McpSource() as source if pinned is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cron, storm
+from bench import cron, search, storm
 from bench.parts import PARTS, Effort
 from bench.report import Report, Row, table
 from bench.rig import running_rig
@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["cron"]:
         return cron.main(given[1:])
+    if given[:1] == ["search"]:
+        return search.main(given[1:])
     if given[:1] == ["storm"]:
         return storm.main(given[1:])
     parser = argparse.ArgumentParser(
@@ -35,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="parts:\n"
         + "\n".join(f"  {name:8}{_first_line(part)}" for name, part in PARTS.items())
         + "\n\nalso:\n  python -m bench cron    Cron lines against a real server: are there mismatches?"
+        + "\n  python -m bench search  Tool search: is the right tool among the five shown?"
         + "\n  python -m bench storm   A thousand routines at the same second: how late, how many at once?",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

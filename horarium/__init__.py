@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from horarium.contract import Approval, ApprovalState, Decision, RunResult, RunStatus
-from horarium.definitions import Agent, Limits, Memory, ModelSettings
+from horarium.definitions import Agent, Limits, Memory, ModelSettings, Rubric
 from horarium.errors import (
     AgentNotFound,
     AlreadyRunning,
@@ -30,6 +30,7 @@ from horarium.errors import (
     ToolUnavailable,
     Unreachable,
 )
+from horarium.memories import JudgedRun
 from horarium.routines import (
     AtTrigger,
     CronTrigger,
@@ -53,6 +54,8 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "Limits",
     "Memory",
     "ModelSettings",
+    "Rubric",
+    "JudgedRun",
     # schedule
     "Routine",
     "CronTrigger",

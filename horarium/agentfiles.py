@@ -59,9 +59,12 @@ def load_agents(settings: Settings) -> dict[str, Agent]:
     """
     read = [_read(settings, file) for file in agent_files(settings)]
     problems = [problem for one in read for problem in one.problems]
+    agents = {one.agent.name: one.agent for one in read if one.agent is not None}
+    # Of a file with mistakes of its own nobody knows whom it would name.
+    problems = problems or check_sub_agents(settings, agents)
     if problems:
         raise ConfigError("\n".join(problems), hint="Correct them, then: horarium agents validate")
-    return {one.agent.name: one.agent for one in read if one.agent is not None}
+    return agents
 
 
 def load_agent(settings: Settings, file: Path) -> Agent:
@@ -74,6 +77,37 @@ def load_agent(settings: Settings, file: Path) -> Agent:
     if read.agent is None:
         raise ConfigError("\n".join(read.problems), hint="Correct them, then: horarium agents validate")
     return read.agent
+
+
+def check_sub_agents(settings: Settings, agents: Mapping[str, Agent]) -> list[str]:
+    """Say which agents name sub-agents that are not there, or that lead back to themselves; a line each."""
+    problems: list[str] = []
+    for agent in agents.values():
+        file = settings.root / "agents" / f"{agent.name}.yaml"
+        for index, name in enumerate(agent.agents):
+            circle = _circle(agents, (agent.name, name))
+            if name in agents and circle is None:
+                continue
+            text = file.read_text("utf-8", "replace") if file.is_file() else ""
+            said = f"there is no agent {name!r}{near_miss(name, list(agents))}"
+            if circle is not None:
+                said = f"its sub-agents go round in a circle: {' > '.join(circle)}"
+            where = f"{shown(settings, file)}:{_line_of_item(text, 'agents', name)}"
+            problems.append(f"{where}: agents.{index}: {said}")
+    return problems
+
+
+def _circle(agents: Mapping[str, Agent], path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The way from the first agent of a path back to it, on from the last; None when there is none."""
+    ahead, seen = [path], {path[0]}
+    while ahead:
+        way = ahead.pop()
+        if way[-1] == path[0]:
+            return way
+        if way[-1] not in seen and way[-1] in agents:
+            seen.add(way[-1])
+            ahead += [(*way, name) for name in agents[way[-1]].agents]
+    return None
 
 
 def check_tools(settings: Settings, agents: Mapping[str, Agent], known: Iterable[str]) -> list[str]:
@@ -97,7 +131,8 @@ def check_plans(settings: Settings, agents: Mapping[str, Agent], tools: Mapping[
         file = settings.root / "agents" / f"{agent.name}.yaml"
         text = file.read_text("utf-8", "replace") if file.is_file() else ""
         known = set(plan_problems(agent, settings))  # told when the file was read
-        found = [problem for problem in plan_problems(agent, settings, tools=tools) if problem not in known]
+        names = {} if agent.finds_tools else tools  # what else it has is known when a run begins
+        found = [problem for problem in plan_problems(agent, settings, tools=names) if problem not in known]
         problems += [_with_line(problem, shown(settings, file), text) for problem in found]
     return problems
 

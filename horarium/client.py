@@ -32,6 +32,7 @@ from temporalio.exceptions import CancelledError as RunCancelled
 from temporalio.service import RPCError, RPCStatusCode
 
 from horarium import contract, errors
+from horarium.call_client import CallClient
 from horarium.connection import connect
 from horarium.content import canonical, digest
 from horarium.contract import (
@@ -53,6 +54,7 @@ from horarium.contract import (
     Verdict,
 )
 from horarium.definitions import Agent, Limits
+from horarium.directcalls import CALLER, call_step
 from horarium.edits import check_edit
 from horarium.errors import ApprovalNotFound, ConfigError, Conflict, HorariumError, RunNotFound, Unreachable
 from horarium.ids import new_run_id, run_id_for_key
@@ -62,12 +64,14 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.grants import Grant, Grants
 from horarium.ledger.journal import SETTLED, Journal, StepRecord
 from horarium.ledger.runs import RunRecord, Runs
-from horarium.ledger.threads import ThreadMessage, Threads
+from horarium.memory_client import MemoryClient
 from horarium.plans import is_role, plan_problems
 from horarium.proof import KeyRing
 from horarium.routine_client import RoutineClient
 from horarium.settings import Settings
+from horarium.thread_client import ThreadClient
 from horarium.turns import stored_turn
+from horarium.workspace_client import WorkspaceClient
 
 # A workflow task of a run takes milliseconds; when its worker dies, this is how long nobody else gets it.
 TASK_TIMEOUT = timedelta(seconds=2)
@@ -93,7 +97,7 @@ class RunEvent:
     text: str | None = None
 
 
-class Client(RoutineClient):
+class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadClient):
     """A connection to Temporal and, unless told otherwise, to the ledger. Close it, or use `async with`."""
 
     def __init__(self, temporal: TemporalClient, ledger: Ledger | None, settings: Settings | None = None) -> None:
@@ -183,15 +187,20 @@ class Client(RoutineClient):
                 "continue_as_new_after": continue_as_new_after,
             }
         )
-        run_id = run_id_for_key(tenant, key) if key is not None else new_run_id()
+        inline = (
+            request if self.ledger is not None else RunRequest.model_validate({**request.model_dump(), "input": input})
+        )
+        return await self._begin(request, input, inline, key)
+
+    async def _begin(self, request: RunRequest, input: str | None, inline: RunRequest, key: str | None) -> Run:
+        """Write a run down with its input and start it; without a ledger, start it with `inline`."""
+        run_id = run_id_for_key(request.tenant, key) if key is not None else new_run_id()
         if self.ledger is not None:
             # The ledger takes an input of any length; only the workflow's payload is small.
             asked = request.model_copy(update={"input": input})
             request_digest = digest({"request": asked.model_dump(mode="json")})
             await Runs(self.ledger).create(run_id, asked, key=key, request_digest=request_digest)
-        else:
-            request = RunRequest.model_validate({**request.model_dump(), "input": input})
-        await self._start(run_id, request)
+        await self._start(run_id, request if self.ledger is not None else inline)
         return Run(self, run_id)
 
     def _check_plan(self, agent: Agent) -> None:
@@ -347,19 +356,6 @@ class Client(RoutineClient):
         """
         return await Agents(self._ledger).get(name, version)
 
-    async def thread(self, thread_id: str) -> list[ThreadMessage]:
-        """The messages of a thread, oldest first."""
-        return await Threads(self._ledger).read(thread_id)
-
-    async def delete_thread(self, thread_id: str) -> None:
-        """Remove all that was said in a thread; the evidence that steps were done stays, without content.
-
-        Raises:
-            ThreadNotFound: There is none.
-            Conflict: A run has it open.
-        """
-        await Threads(self._ledger).delete(thread_id)
-
     def require_ledger(self) -> Ledger:
         """The ledger.
 
@@ -457,12 +453,24 @@ class Run:
         return RunResult(run=self.id, thread="", agent="", version=0, status=status, reason=reason, message=str(cause))
 
     async def output(self) -> str:
-        """The whole final answer, from the ledger; empty while there is none."""
+        """The whole final answer, from the ledger; empty while there is none. Of a run without a model, its call's."""
         record = await self.record()
         for message in reversed(await self._client.thread(record.thread_id)):
             if message.role == "assistant" and message.run_id == self.id:
-                return stored_turn(message.output or "{}").text
-        return ""
+                text = stored_turn(message.output or "{}").text
+                return text or await self._call_output()
+        return await self._call_output()
+
+    async def _call_output(self) -> str:
+        steps = await self.steps()
+        if any(step.kind == "model_call" and step.name != CALLER for step in steps):
+            return ""
+        step = call_step(steps)
+        if step is None or step.status != "completed":
+            return ""
+        if step.output_blob is None or (step.changes or "").startswith("binary"):
+            return step.output or ""
+        return (await self._client.require_ledger().blobs.get(step.output_blob)).decode("utf-8", "replace")
 
     async def steps(self, *, after: int = 0) -> list[StepRecord]:
         """The evidence: every step from number `after` + 1, with its content, from the ledger."""

@@ -126,7 +126,12 @@ class Wire(BaseModel):
 class DirectCall(Wire):
     """A call that whoever starts the run asks for, and no model."""
 
-    tool: Text = Field(min_length=1, max_length=64, description="One of the agent's tools.")
+    tool: Text | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="One of the agent's tools. None: no call is made; its tools are looked up, and the run completes.",
+    )
     arguments: dict[str, Any] | None = Field(
         default=None, description="They stay in Temporal's history; the Python client puts them into the ledger."
     )
@@ -211,7 +216,7 @@ class Waiting(Wire):
     """What a run in `requires_action` waits for."""
 
     kind: Literal["approval", "unknown_outcome", "held_step", "sub_agent", "tool_worker"]
-    id: str = Field(description="The approval's id, the step's, or with `sub_agent` the run's.")
+    id: str = Field(description="The approval's id, the step's, or with `sub_agent` that of the run that asks.")
     question: str | None = Field(default=None, description="Its id in the inbox.")
     tool: str | None = None
     text: str = Field(description="In words.")

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from horarium.content import canonical, digest
 from horarium.definition import Definition, Duration, a_name
 from horarium.mcpservers import Label, McpServer
+from horarium.memories import MemoryKind
 from horarium.people import is_among
 from horarium.problems import near_miss
 
@@ -44,11 +45,95 @@ class Limits(Definition):
     max_depth: int = Field(default=3, ge=0, le=10, description="Levels of sub-agents below this run.")
 
 
-class Memory(Definition):
-    """Notes that outlive a thread: each completed run leaves one, and later runs are given the latest."""
+def _a_model(model: str) -> str:
+    if model == NO_MODEL:
+        return model
+    provider, _, rest = model.partition(":")
+    known = ("foundry", "openai", "local", "scripted")
+    if provider not in known:
+        raise ValueError(f"a model is 'provider:name', with one of the providers {', '.join(known)}")
+    if provider != "local" and not rest:
+        raise ValueError(f"say which model of {provider!r}, e.g. {provider}:gpt-5.3")
+    return model
 
-    scope: str = Field(min_length=1, max_length=200, description="Runs with the same scope share notes.")
-    recall: int = Field(default=10, ge=0, le=100, description="How many of the latest notes a run is given.")
+
+class Rubric(Definition):
+    """When a run did well enough to teach how the work is done: a model says so, or a Python function."""
+
+    model: Annotated[str, AfterValidator(_a_model)] | None = Field(
+        default=None, description="That judges; it should be another than the agent's. Needs `criteria`."
+    )
+    criteria: str = Field(default="", max_length=8_000, description="What a good run is, in words.")
+    check: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)*\.py:[A-Za-z_][A-Za-z0-9_]*$",
+        description="A function of the project, like `rubrics/triage.py:good`: it gets a `JudgedRun`, and gives a bool "
+        "or a number from 0 to 1.",
+    )
+    at_least: float = Field(default=0.7, ge=0, le=1, description="The score, from 0 to 1, that a good run reaches.")
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> Rubric:
+        if (self.model is None) == (self.check is None):
+            raise ValueError("a rubric has either `model` with `criteria`, or `check`")
+        if self.model is not None and not self.criteria.strip():
+            raise ValueError("`model` without `criteria`: say what a good run is")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What its judgements are signed with."""
+        return f"check:{self.check}" if self.check is not None else f"model:{self.model}"
+
+
+def _an_extraction(value: Any) -> Any:
+    return {True: None, False: "off"}[value] if isinstance(value, bool) else value  # YAML reads `off` as false
+
+
+class Memory(Definition):
+    """What outlives a thread: what completed runs leave, and later runs are told at their beginning."""
+
+    scope: str = Field(min_length=1, max_length=200, description="Runs with the same scope share what is not a user's.")
+    kinds: tuple[MemoryKind, ...] = Field(
+        default=("summary",),
+        min_length=1,
+        description="user: facts and preferences of whoever the run is for. procedural: how the work is done. "
+        "summary: what was asked and answered.",
+    )
+    recall: int = Field(default=10, ge=0, le=100, description="How many of each kind a run is told; 0: none.")
+    recall_tokens: int = Field(default=2_000, ge=50, description="About how long what it is told may be, in all.")
+    extraction: Annotated[str | None, BeforeValidator(_an_extraction)] = Field(
+        default=None,
+        description="The model that finds what is worth remembering, like an agent's `model`; `off`: nothing is found, "
+        "and a summary is the question and the answer, cut. None: the agent's own, where `kinds` need one.",
+    )
+    rubric: Rubric | None = Field(
+        default=None, description="Of procedures. None: each waits for positive feedback or a review."
+    )
+    expires_after: Duration | None = Field(
+        default=None, gt=timedelta(0), description="Since it was learned last. None: never."
+    )
+    store: Literal["ledger", "foundry"] = Field(
+        default="ledger", description="foundry: the memory store of `[memory.foundry]`, which does its own finding."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Memory:
+        if len(set(self.kinds)) != len(self.kinds):
+            raise ValueError("a kind is listed twice in `kinds`")
+        if self.extraction not in (None, "off"):
+            _a_model(self.extraction or "")
+        if self.rubric is not None and "procedural" not in self.kinds:
+            raise ValueError("`rubric` judges what is `procedural`, and `kinds` does not have that")
+        if self.store == "foundry" and self.extraction not in (None, "off"):
+            raise ValueError("`extraction` and `store: foundry`: that store has a model of its own; leave one out")
+        return self
+
+    def extracts_with(self, model: str) -> str | None:
+        """The model that finds what is worth remembering, for an agent of this model; None: none does."""
+        if self.extraction == "off" or self.store == "foundry":
+            return None
+        return self.extraction or (model if set(self.kinds) != {"summary"} else None)
 
 
 class ToolSearch(Definition):
@@ -230,14 +315,8 @@ class ModelSettings(Definition):
     )
 
 
-def _a_model(model: str) -> str:
-    provider, _, rest = model.partition(":")
-    known = ("foundry", "openai", "local", "scripted")
-    if provider not in known:
-        raise ValueError(f"a model is 'provider:name', with one of the providers {', '.join(known)}")
-    if provider != "local" and not rest:
-        raise ValueError(f"say which model of {provider!r}, e.g. {provider}:gpt-5.3")
-    return model
+NO_MODEL = "none"
+ENDPOINT_PREFIX = "toolbox-"  # of the agents that stand for served toolboxes
 
 
 class Agent(Definition):
@@ -326,6 +405,11 @@ class Agent(Definition):
         both = [name for name in self.agents if name in self.tools]
         if both or len(set(self.agents)) != len(self.agents):
             raise ValueError("a name is listed twice in `tools` and `agents`")
+        if (self.model == NO_MODEL) != self.name.startswith(ENDPOINT_PREFIX):
+            raise ValueError(
+                f"a name that begins with {ENDPOINT_PREFIX!r}, and the model {NO_MODEL!r}, are for toolboxes that are "
+                "served; take another name and a model"
+            )
         if self.name in self.agents:
             raise ValueError("an agent cannot be its own sub-agent")
         if self.tool_search is not None and self.procedure:

@@ -14,12 +14,14 @@ HorariumError               code, a sentence, and what to do next
 ├── ModelError
 │   ├── ModelUnavailable    timeout, 429, 5xx: tried again
 │   ├── ModelRejected       the provider calls the request wrong: not tried again
+│   │   └── ContextLengthExceeded   the conversation is too long: summarised, and asked again once
 │   └── ModelAuthFailed     the credential was not accepted: not tried again
 ├── StepBlocked             a claim that must not go on: OutcomeUnknown, StepCrashes, NotApproved,
 │                           ProofInvalid
 ├── WorkspaceError          a file that leads out of its workspace, is too large, or is not there
 ├── ToolNotReached          nothing was done, because whatever does it could not be reached: tried again
 └── ToolError               a tool says: not done, tell the model why
+    └── AddressRefused      a URL leads where nothing may be sent: not tried again
 
 Callers branch on the class or on `code`, which is stable; never on the text.
 """
@@ -212,6 +214,12 @@ class ModelRejected(ModelError):
     code = "model_rejected"
 
 
+class ContextLengthExceeded(ModelRejected):
+    """The conversation does not fit the model's window. Asked again once, after its older part was summarised."""
+
+    code = "context_length_exceeded"
+
+
 class ModelAuthFailed(ModelError):
     """The provider did not accept the credential (401, 403). Not tried again."""
 
@@ -258,19 +266,36 @@ class ToolError(HorariumError):
     code = "tool_error"
 
 
+class AddressRefused(ToolError):
+    """A URL leads to an address that nothing may be sent to. Nothing was sent."""
+
+    code = "address_refused"
+
+
 class ToolNotReached(HorariumError):
     """Raise it in a tool to say: whatever does this could not be reached, so nothing was done.
 
-    Unlike any other exception it is worth another attempt even for a tool of effect `external`.
+    Unlike any other exception it is worth another attempt even for a tool of effect `external`; not before
+    `retry_after`, when it was told one.
     """
 
     code = "tool_not_reached"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: timedelta | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
 
 
 class ToolChanged(Conflict):
     """A server says other things of a tool than somebody trusted."""
 
     code = "tool_changed"
+
+
+class ToolTaken(Conflict):
+    """Another worker serves a tool of this name, on another queue."""
+
+    code = "tool_taken"
 
 
 class ToolboxNotFound(NotFound):

@@ -26,6 +26,11 @@ def new_thread_id() -> str:
     return f"thr_{ULID()}"
 
 
+def new_message_ref() -> str:
+    """A fresh `msg_<ulid>`, of a message that was placed in a thread without a run."""
+    return f"msg_{ULID()}"
+
+
 def run_id_for_key(tenant: str, key: str) -> str:
     """The run id that an idempotency key always leads to, within a tenant."""
     return f"run_{_derived('run', tenant, key)}"
@@ -34,6 +39,11 @@ def run_id_for_key(tenant: str, key: str) -> str:
 def thread_id_for_run(run_id: str) -> str:
     """The thread of a run that was started without one."""
     return f"thr_{_derived('thread', run_id)}"
+
+
+def sub_run_id(step: str, permit: int) -> str:
+    """The run of the sub-agent that a step hands its task to; another one each time that a person says: do it again."""
+    return f"run_{_derived('sub-run', step, str(permit))}"
 
 
 def step_id(run_id: str, number: int) -> str:
@@ -55,6 +65,16 @@ def approval_id(step: str) -> str:
 def question_id(step: str, phase: str, permit: int) -> str:
     """What is asked of a step that is `unknown` or `held`; another each time, so that no answer meets a later one."""
     return approval_id(f"{step}#{phase}{permit}")
+
+
+def new_memory_id() -> str:
+    """A fresh `mem_<ulid>`; sorts by time."""
+    return f"mem_{ULID()}"
+
+
+def memory_workflow_id(run_id: str) -> str:
+    """The workflow that tells a memory store elsewhere what a run left; one for each run."""
+    return f"{run_id}:memories"
 
 
 def grant_id(approval: str) -> str:

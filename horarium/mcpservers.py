@@ -5,12 +5,15 @@ What a server says of its own tools (hints, annotations) counts for nothing here
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from horarium.content import digest
 from horarium.definition import Definition, Duration
 from horarium.tools import Effect
 
@@ -67,11 +70,26 @@ class McpServer(Definition):
             raise ValueError("give either `url` or `command`")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise ValueError("`url` begins with http:// or https://")
+        if self.url is not None and urlsplit(self.url).password:
+            raise ValueError("`url` holds a password; send it by reference in `headers`")
         if self.url is not None and (self.env or self.cwd):
             raise ValueError("`env` and `cwd` are a command's; a server that is reached by `url` has `headers`")
         if self.command and self.headers:
             raise ValueError("`headers` are sent to a `url`; a command has `env`")
         return self
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people: its URL without what is no address, or its command."""
+        if self.url is None:
+            return shlex.join(self.command)
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+    @property
+    def key(self) -> str:
+        """What trust in its tools hangs on: where it is, whatever label it has."""
+        return digest(["url", self.url] if self.url is not None else ["command", list(self.command), self.cwd or ""])
 
     def offers(self, tool: str) -> bool:
         """Whether a tool of this name is offered."""

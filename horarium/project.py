@@ -1,4 +1,4 @@
-"""A project on disk: `agents/*.yaml`, their prompts in text files, `tools/*.py`, and `routines/*.yaml`."""
+"""A project on disk: `agents/*.yaml` and their prompts, `tools/*.py`, `toolboxes/*.yaml`, and `routines/*.yaml`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from horarium.agentfiles import AgentFiles, agent_files, check_plans, check_tools, load_agent, load_agents
+from horarium.agentfiles import (
+    AgentFiles,
+    agent_files,
+    check_plans,
+    check_sub_agents,
+    check_tools,
+    load_agent,
+    load_agents,
+)
 from horarium.definitions import Agent
 from horarium.errors import ConfigError
 from horarium.routinefiles import RoutineFile, load_routine_files, load_routines, routine_files
 from horarium.settings import Settings
+from horarium.toolboxfiles import ToolboxFile, load_toolboxes
 from horarium.toolfiles import OWN_PROCESS, Clash, clashing_imports, load_tools
 from horarium.tools import Tool
 
@@ -19,14 +28,17 @@ __all__ = [
     "Clash",
     "Project",
     "RoutineFile",
+    "ToolboxFile",
     "agent_files",
     "check_plans",
+    "check_sub_agents",
     "check_tools",
     "clashing_imports",
     "load_agent",
     "load_agents",
     "load_routine_files",
     "load_routines",
+    "load_toolboxes",
     "load_tools",
     "routine_files",
     "tools_apart",
@@ -49,6 +61,7 @@ class Project:
             ConfigError: All mistakes of all files.
             ToolImportClash: A tool wants a name of the engine.
         """
+        load_toolboxes(settings)  # for its mistakes: versions are made of the files as they are then
         return cls(settings, load_agents(settings), load_tools(settings, in_engine=True) if with_tools else {})
 
 

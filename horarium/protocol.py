@@ -34,6 +34,7 @@ MARK_RUN = "mark_run"
 CLOSE_RUN = "close_run"
 NOTIFY = "notify"
 DISCOVER_TOOLS = "discover_tools"
+FIND_WORKER = "find_worker"
 RECALL_MEMORY = "recall_memory"
 DELIVER_MEMORIES = "deliver_memories"
 COMPACT_THREAD = "compact_thread"
@@ -133,6 +134,9 @@ class RunPlan(Payload):
     calls_only: bool = Field(
         default=False, description="No model is asked: the run makes its pending calls and completes."
     )
+    next_number: int = Field(
+        default=1, description="Of the first step to come: 2 when opening has written down what the caller asked for."
+    )
     parent: str | None = Field(default=None, description="The run that handed this one its task; verified.")
     parent_step: int | None = None
     unserved_after: timedelta = Field(
@@ -145,6 +149,19 @@ class DiscoverTools(Payload):
 
     run: str
     request: RunRequest
+
+
+class FindWorker(Payload):
+    """Argument of `find_worker`: where a tool is served now."""
+
+    run: str
+    tool: str
+
+
+class WorkerFound(Payload):
+    """Result of `find_worker`."""
+
+    queue: str | None = Field(description="None: the engine's own.")
 
 
 class Recall(Payload):
@@ -246,6 +263,7 @@ class ModelStep(Payload):
     max_calls: int = 32
     permit: int = 0
     recalled: int | None = Field(default=None, description="The step that recalled memories.")
+    compacted: bool = Field(default=False, description="A summary was tried since the last turn that counted.")
 
 
 class ModelReply(Payload):
@@ -295,6 +313,7 @@ class ToolOutcome(Payload):
     message: str | None = Field(default=None, description="Short; the whole is in the ledger.")
     told: bool = Field(default=False, description="Failed on purpose (`ToolError`): always the model's to handle.")
     usage: Usage | None = Field(default=None, description="Of a sub-agent's run, with all below it.")
+    handoffs: int = Field(default=0, description="Runs of sub-agents that there were below a sub-agent's.")
 
 
 class ApprovalRequest(Payload):
@@ -482,6 +501,7 @@ class WrittenMemory(Payload):
     """Result of `write_memory`."""
 
     deliver: bool = Field(default=False, description="A store elsewhere has to be told, for as long as it takes.")
+    usage: Usage = Usage()
 
 
 class DeliverMemories(Payload):
@@ -503,6 +523,8 @@ class WriteMemory(Payload):
 class CloseRun(Payload):
     """Argument of `close_run`."""
 
+    wants_output: bool = Field(default=False, description="Of the call, in a run that only made one.")
+
     run: str
     status: Literal["completed", "incomplete", "failed", "cancelled"]
     reason: str | None = None
@@ -512,13 +534,21 @@ class CloseRun(Payload):
     usage: Usage = Usage()
 
 
+class ClosedRun(Payload):
+    """Result of `close_run`, when the output was wanted."""
+
+    output: str = Field(default="", description="Of the call that was made, cut.")
+    output_truncated: bool = False
+
+
 class Notice(Payload):
     """Argument of `notify`: what people are told of; the content is in the ledger."""
 
     run: str
-    subject: str = Field(description="The question's id.")
+    subject: str = Field(description="The question's id; of `tool_unserved`: the step's.")
     event: NoticeEvent
     occurrence: int = Field(default=0, description="Of reminders: which; told once each.")
+    tool: str = Field(default="", max_length=64, description="Of `tool_unserved`: which tool is called.")
 
 
 class MarkRun(Payload):

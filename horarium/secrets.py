@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -15,6 +16,8 @@ from pydantic import AfterValidator
 from horarium.errors import ConfigError
 
 REFERENCE = re.compile(r"^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$")
+_INSIDE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+_SECRET_NAME = re.compile(r"(?i)authorization|cookie|api[-_]?key|token|secret|password|credential")
 HIDDEN = "[secret]"
 _SHORTEST = 6  # what is shorter occurs by chance
 
@@ -43,6 +46,22 @@ def reveal(reference: SecretReference) -> str:
         raise ConfigError(f"The environment variable {name} is not set.", hint=f"Set it: export {name}=…")
     conceal(value)
     return value
+
+
+def reveal_inside(text: str) -> str:
+    """Text with every `${NAME}` in it looked up, like `Bearer ${CRM_TOKEN}`.
+
+    Raises:
+        ConfigError: An environment variable is not set.
+    """
+    return _INSIDE.sub(lambda match: reveal(match.group()), text)
+
+
+def bare_secret(values: Mapping[str, str]) -> str | None:
+    """The first entry, such as a header, whose name says that it is a secret and whose value has no `${NAME}`."""
+    return next(
+        (name for name, value in values.items() if _SECRET_NAME.search(name) and not _INSIDE.search(value)), None
+    )
 
 
 def conceal(value: str) -> None:

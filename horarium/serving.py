@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
-from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 from temporalio.client import Client as TemporalClient
 from temporalio.exceptions import ApplicationError
@@ -24,20 +28,22 @@ from temporalio.worker import (
 
 from horarium import protocol, tick_protocol
 from horarium.connection import connect
-from horarium.contract import TOOL_QUEUE_PREFIX
-from horarium.errors import ConfigError, Conflict, HorariumError, NotFound
-from horarium.ledger.agents import ToolCatalog
+from horarium.contract import ENGINE_QUEUE, TOOL_QUEUE_PREFIX
+from horarium.errors import AddressRefused, ConfigError, Conflict, HorariumError, NotFound
 from horarium.ledger.database import Ledger
+from horarium.ledger.toolworkers import ToolWorker, ToolWorkers, differing, other_release
 from horarium.proof import KeyRing
 from horarium.secrets import redact
 from horarium.settings import Settings, WorkerSettings
 from horarium.toolhost import ToolHost
-from horarium.tools import Tool
+from horarium.tools import Tool, ToolSpec
+from horarium.workspaces.host import WorkspaceHost
 
 log = structlog.get_logger()
 
-FINAL = (ConfigError, Conflict, NotFound)  # what cannot succeed is not tried again
-# They verify whose word it is, and leave what they refuse in the audit trail; notices are workflows of their own.
+FINAL = (ConfigError, Conflict, NotFound, AddressRefused)  # what cannot succeed is not tried again
+# They verify whose word it is, and leave what they refuse in the audit trail; notices and deliveries are workflows of
+# their own.
 LOOK_FOR_THEMSELVES = (
     protocol.CALL_TOOL,
     protocol.RECORD_VOTE,
@@ -45,8 +51,11 @@ LOOK_FOR_THEMSELVES = (
     protocol.SETTLE_QUESTION,
     protocol.SETTLE_STEP,
     protocol.NOTIFY,
+    protocol.DELIVER_MEMORIES,
     tick_protocol.SEND_ALERT,
 )
+SEEN_EVERY = timedelta(seconds=10)
+GROUP = re.compile(r"^[A-Za-z0-9_\-.]{1,63}$")
 HEARTBEAT_THROTTLE = timedelta(milliseconds=300)
 
 
@@ -59,35 +68,100 @@ async def serve_tools(
 ) -> None:
     """Serve tools from this process, until `stop` is set or SIGTERM or SIGINT comes.
 
-    The tools are announced in the ledger, so agents can name them at once. What is in flight is finished within the
-    grace time, else handed back.
+    The tools are announced in the ledger, so agents can name them at once; `horarium doctor` shows who serves what.
+    What is in flight is finished within the grace time, else handed back.
 
     Args:
         tools: Made by `@tool`.
-        name: Of this group; its task queue is `horarium-tools-<name>`. Workers of one name must serve the same tools.
+        name: Of this group; its task queue is `horarium-tools-<name>`. Any number of processes may have one name,
+            on any host; they must serve the same tools.
         settings: Else those of the project around the current directory.
 
     Raises:
+        ConfigError: The name, or two tools of one name.
+        ToolTaken: A worker of another name serves one of the tools.
         Unreachable: Temporal or the ledger does not answer.
     """
     settings = settings or Settings.load()
     stop = stop or _stop_on_signals()
-    served = list(tools)
-    queue = f"{TOOL_QUEUE_PREFIX}{name}"
+    served = _each_once(tools)
+    queue = _queue_named(name)
     temporal = await connect(settings)
     ledger = await Ledger.open(settings)
     keys, required = KeyRing.of(settings).public_only(), settings.approvals.require_proof
-    host = ToolHost(ledger, served, threads=settings.worker.max_steps, keys=keys, require_proof=required)
+    workspaces = WorkspaceHost(ledger, settings)
+    host = ToolHost(
+        ledger, served, threads=settings.worker.max_steps, keys=keys, require_proof=required, workspaces=workspaces
+    )
     try:
-        await ToolCatalog(ledger).announce((tool.spec for tool in served), queue)
         worker = make_worker(temporal, queue, settings.worker, [host.call_tool])
-        log.info("worker.started", pid=os.getpid(), queue=queue, tools=len(served))
-        async with worker:
+        async with present(ledger, [tool.spec for tool in served], queue), worker:
+            log.info("worker.started", pid=os.getpid(), queue=queue, tools=len(served))
             await stop.wait()
         log.info("worker.stopped", queue=queue)
     finally:
         host.close()
+        await workspaces.close()
         await ledger.close()
+
+
+@asynccontextmanager
+async def present(
+    ledger: Ledger, specs: Sequence[ToolSpec], queue: str = ENGINE_QUEUE, *, every: timedelta = SEEN_EVERY
+) -> AsyncIterator[ToolWorker]:
+    """Have this process and its tools announced, and say that it lives, for as long as the block lasts.
+
+    Workers of the same group that serve other things, and of another release of this package, are logged.
+
+    Raises:
+        ToolTaken: A worker of another queue serves one of the tools.
+    """
+    workers = ToolWorkers(ledger)
+    worker = ToolWorker.this_process(specs, queue)
+    others = await workers.arrive(worker, specs)
+    for name, places in differing(worker, others).items():
+        log.warning(
+            "tools.differ",
+            tool=name,
+            queue=queue,
+            here=worker.place,
+            others=[other.place for other in places],
+            advice="Workers of one group must serve the same tools: bring them to the same state.",
+        )
+    for other in others:
+        if other_release(worker.version, other.version):
+            log.warning("worker.other_release", here=worker.version, there=other.version, worker=other.place)
+    beat = asyncio.create_task(_say_it_lives(workers, worker, every))
+    try:
+        yield worker
+    finally:
+        beat.cancel()
+        with contextlib.suppress(OSError, SQLAlchemyError):  # then it is stale in a minute
+            await workers.left(worker, datetime.now(UTC))
+
+
+async def _say_it_lives(workers: ToolWorkers, worker: ToolWorker, every: timedelta) -> None:
+    while True:
+        await asyncio.sleep(every.total_seconds())
+        try:
+            await workers.seen(worker, datetime.now(UTC))
+        except (OSError, SQLAlchemyError) as error:
+            log.warning("worker.unseen", worker=worker.id, error=redact(str(error).splitlines()[0]))
+
+
+def _each_once(tools: Iterable[Tool]) -> list[Tool]:
+    served = list(tools)
+    names = [tool.name for tool in served]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"Two tools have the name {twice!r}.", hint="Rename one: @tool(name=…).")
+    return served
+
+
+def _queue_named(name: str) -> str:
+    if not GROUP.match(name):
+        raise ConfigError(f"{name!r} cannot be a tool worker's name.", hint="Use at most 63 letters, digits, '-', '_'.")
+    return f"{TOOL_QUEUE_PREFIX}{name}"
 
 
 def make_worker(

@@ -70,6 +70,11 @@ class ToolsSettings(Section):
         description="auto: in the engine worker, unless their imports clash with the engine's names.",
     )
     name: str = Field(default="project", description="Of the tool worker; its queue is horarium-tools-<name>.")
+    unserved_after: Duration = Field(
+        default=timedelta(seconds=10),
+        gt=timedelta(0),
+        description="A call that no tool worker takes for so long is shown as waiting, and told of.",
+    )
 
 
 class WorkerSettings(Section):
@@ -176,6 +181,72 @@ class RoutinesSettings(Section):
     webhooks: tuple[Webhook, ...] = Field(default=(), description="Told of every routine's alerts, signed.")
 
 
+class GatewaySettings(Section):
+    """`[gateway]`: what others reach over HTTP."""
+
+    anonymous: bool = Field(
+        default=True, description="Bound to loopback, it lets calls in without an API key. Bound elsewhere, never."
+    )
+    hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Names it is reached by, as in the Host header, like `horarium.example.com`; any other is refused. "
+        "Those of loopback always count.",
+    )
+    origins: tuple[str, ...] = Field(
+        default=(), description="Web pages that may call it, like `https://app.example.com`; any other is refused."
+    )
+    max_body_bytes: int = Field(default=1_000_000, ge=1_000, description="Of one request.")
+    max_sessions: int = Field(default=1_000, ge=1, description="MCP sessions at once.")
+    call_patience: Duration = Field(
+        default=timedelta(seconds=50),
+        gt=timedelta(0),
+        description="How long a call waits for its result; after that its caller is told how to get it later. Less "
+        "than the minute after which many clients give up: that cancels the call.",
+    )
+    start_patience: Duration = Field(
+        default=timedelta(seconds=10), gt=timedelta(0), description="Until an engine worker has taken a call up."
+    )
+
+
+class FoundryMemorySettings(Section):
+    """`[memory.foundry]`: a memory store of a Microsoft Foundry project, for agents with `store: foundry`."""
+
+    endpoint: str | None = Field(
+        default=None, description="As in `[models.foundry]`. None: that one, and its identity."
+    )
+    store: str | None = Field(default=None, description="Its name; it has to be there.")
+    recall_timeout: Duration = Field(
+        default=timedelta(seconds=5), gt=timedelta(0), description="Then a run begins without what is remembered."
+    )
+    poll: Duration = Field(
+        default=timedelta(seconds=5), gt=timedelta(0), description="Between two looks how far the store is."
+    )
+
+
+class MemorySettings(Section):
+    """`[memory]`: stores elsewhere, and how long a rubric's check may take."""
+
+    check_timeout: Duration = Field(default=timedelta(seconds=30), gt=timedelta(0))
+    foundry: FoundryMemorySettings = FoundryMemorySettings()
+
+
+class WorkspacesSettings(Section):
+    """`[workspaces]`: the files of threads."""
+
+    directory: Path | None = Field(
+        default=None, description="Where this host has its copies. None: a folder in the state directory."
+    )
+    max_bytes: int = Field(default=1 << 30, ge=1, description="Of all files of a workspace.")
+    max_files: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_file_bytes: int = Field(default=1 << 28, ge=1, description="Of one file.")
+    keep_versions: int = Field(
+        default=50, ge=1, description="Of each workspace; older ones go, except those that an open run made."
+    )
+    keep_copies: Duration = Field(
+        default=timedelta(days=7), ge=timedelta(0), description="A copy on this host that nobody used for so long goes."
+    )
+
+
 class Price(Section):
     """`[models.prices.<model>]`: US dollars per million tokens."""
 
@@ -236,7 +307,10 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     approvals: ApprovalsSettings = ApprovalsSettings()
     routines: RoutinesSettings = RoutinesSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    workspaces: WorkspacesSettings = WorkspacesSettings()
     models: ModelsSettings = ModelsSettings()
+    memory: MemorySettings = MemorySettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod
@@ -292,6 +366,12 @@ class Settings(BaseSettings):
         if url.startswith("sqlite:///"):
             return f"sqlite:///{self.root / url.removeprefix('sqlite:///')}"
         return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+asyncpg://", url)
+
+    @property
+    def workspaces_dir(self) -> Path:
+        """Where this host has its copies of workspaces."""
+        directory = self.workspaces.directory
+        return self.state / "workspaces" if directory is None else self.root / directory
 
     @property
     def blobs_url(self) -> str:

@@ -10,50 +10,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import json
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from horarium.ballots import Witness
-from horarium.content import call_digest, canonical, clean_text, shorten
+from horarium.content import canonical, clean_text, shorten
 from horarium.errors import (
     HorariumError,
     NotApproved,
     OutcomeUnknown,
     ProofInvalid,
-    RunNotFound,
     StepCrashes,
     ToolError,
     ToolNotReached,
+    WorkspaceError,
 )
-from horarium.ids import question_id, split_step_id, step_id
-from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
-from horarium.ledger.grants import Granting
 from horarium.ledger.journal import ApprovalRecorded, Held, Journal, StepClaim, StepRecord, output_digest
 from horarium.ledger.ticks import Ticks
 from horarium.performing import FindPerformer, Performer
-from horarium.plans import WHOLE
 from horarium.proof import KeyRing
-from horarium.protocol import CALL_TOOL, NOTE_CHARS, Ballot, ToolOutcome, ToolStep
+from horarium.protocol import CALL_TOOL, NOTE_CHARS, ToolOutcome, ToolStep
+from horarium.release import Checks, Release
 from horarium.routine_state import RoutineState
-from horarium.runplans import RunPlans
-from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext, ToolSpec
-from horarium.turns import stored_turn
+from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext, ToolSpec, no_workspace
+from horarium.workspaces.host import CallFiles, WorkspaceHost
 
 log = structlog.get_logger()
 
 FIRST_RETRY = timedelta(seconds=1)
 MOST_RETRY = timedelta(minutes=1)
-EDIT_CHARS = 4_000  # of a person's arguments, in what the model is told
 STOP_PATIENCE = timedelta(seconds=15)  # for a tool that was asked to stop and goes on
 
 
@@ -171,18 +164,19 @@ class ToolHost:
         keys: KeyRing,
         require_proof: bool,
         elsewhere: FindPerformer | None = None,
+        workspaces: WorkspaceHost | None = None,
     ) -> None:
         """`keys`: they tell what is recorded as proven, also where no proof is required.
 
-        `elsewhere` finds who performs what was pinned for a run and is no function of this process.
+        `elsewhere` finds who performs what was pinned for a run and is no function of this process. Without
+        `workspaces` a tool has no files.
         """
         self.tools = {tool.name: tool for tool in tools}
         self.elsewhere = elsewhere
+        self.workspaces = workspaces
         self.journal = Journal(ledger)
-        self.approvals = Approvals(ledger)
         self.ticks = Ticks(ledger)
-        self.plans = RunPlans(ledger)
-        self.witness = Witness(self.approvals, keys, required=require_proof)
+        self.checks = Checks(ledger, keys, require_proof=require_proof)
         self.threads = ToolThreads(threads)
         self._attempts: dict[str, _Attempt] = {}
 
@@ -243,7 +237,7 @@ class _Attempt:
         self._performer: Performer | None = None
         self._stopped = threading.Event()
         self._leaving = False
-        self._asked_by = activity.info().workflow_id or ""
+        self._release = Release(host.checks, step, activity.info().workflow_id or "")
         self.task = asyncio.create_task(self.outcome())
 
     async def stop(self, *, leaving: bool) -> ToolOutcome:
@@ -263,7 +257,7 @@ class _Attempt:
                     type="tool_unavailable",
                     next_retry_delay=MOST_RETRY,
                 )
-            arguments = await self._arguments()
+            arguments = await self._release.arguments()
             claim = StepClaim(
                 run_id=step.run,
                 number=step.number,
@@ -276,7 +270,7 @@ class _Attempt:
                 input_digest=call.digest,
                 arguments=canonical(arguments),
                 permit=step.permit,
-                note=self._note(arguments),
+                note=self._release.note(arguments),
             )
             return await self._claimed(claim, arguments)
 
@@ -290,45 +284,6 @@ class _Attempt:
     def _spec(self) -> ToolSpec:
         return self._tool.spec
 
-    async def _arguments(self) -> dict[str, Any]:
-        edited = await self._edited()
-        if edited is not None:
-            return edited
-        run_id, number = split_step_id(self._call.source)
-        record = await self._journal.get(run_id, number)
-        if record.output is None:
-            raise ApplicationError(
-                "The arguments were deleted with their thread.", type=RunNotFound.code, non_retryable=True
-            )
-        turn = stored_turn(record.output)
-        call = next(item for item in turn.calls if item.id == self._call.id)
-        arguments: dict[str, Any] = json.loads(call.arguments)
-        return arguments
-
-    def _note(self, arguments: dict[str, Any]) -> str | None:
-        """What the model is told of an edit, so that it neither repeats nor undoes it."""
-        if not self._call.edited:
-            return None
-        by = next((b.decision.by for b in self._step.ballots if b.decision.digest != self._call.digest), "A person")
-        return (
-            f"[{by} changed the arguments of this call before approving it. It was made with "
-            f"{shorten(canonical(arguments), EDIT_CHARS)}. That is a person's decision: do not make the call again "
-            "with the arguments you had asked for, and do not undo it.]"
-        )
-
-    async def _edited(self) -> dict[str, Any] | None:
-        """The arguments as a person changed them, when one did."""
-        approval = self._step.approval or self._call.approved_in
-        if not self._call.edited or approval is None:
-            return None
-        text = await self._host.approvals.edited(approval, self._call.digest)
-        if text is None:
-            raise ApplicationError(
-                "The edited arguments were deleted with their thread.", type=RunNotFound.code, non_retryable=True
-            )
-        arguments: dict[str, Any] = json.loads(text)
-        return arguments
-
     async def _claimed(self, claim: StepClaim, arguments: dict[str, Any]) -> ToolOutcome:
         try:
             held = await self._claim(claim, arguments)
@@ -340,8 +295,8 @@ class _Attempt:
         except (StepCrashes, NotApproved) as error:
             log.error("tool.not_performed", code=error.code, why=str(error))
             if isinstance(error, NotApproved):
-                await self._refused(error)
-                if not self._is_the_runs_own:  # the step waits for its own run, as it was
+                await self._release.refused(error)
+                if not self._release.is_the_runs_own:  # the step waits for its own run, as it was
                     return ToolOutcome(status="refused", code=error.code, message=shorten(str(error), NOTE_CHARS))
             return outcome_of(
                 await self._journal.settle_unclaimed(claim, "failed", str(error), code=error.code, message=str(error))
@@ -350,113 +305,14 @@ class _Attempt:
             return outcome_of(held)
         return await self._perform(held, arguments)
 
-    def _grant(self, approval: str, arguments: dict[str, Any]) -> Granting | None:
-        """The standing grant that came with the approval."""
-        step, call = self._step, self._call
-        ballot = next((ballot for ballot in step.ballots if ballot.decision.remember is not None), None)
-        if ballot is None or ballot.decision.remember is None:
-            return None
-        said = ballot.decision.remember
-        return Granting(
-            tenant=step.tenant,
-            agent=step.agent,
-            scope=said.scope,
-            scope_id={"run": step.run, "thread": step.thread, "agent": step.agent}[said.scope],
-            tool=call.tool,
-            schema_digest=self._spec.schema_digest,
-            bounds=said.bounds or {WHOLE: {"const": arguments}},
-            by=ballot.decision.by,
-            granted_in=approval,
-            comment=ballot.decision.comment,
-            at=ballot.at,
-            ends_at=ballot.at + said.lasts,
-        )
-
     async def _claim(self, claim: StepClaim, arguments: dict[str, Any]) -> Held | StepRecord:
         step, call = self._step, self._call
-        approval = None
-        if claim.effect is Effect.READ and step.approval is None:
-            asked = await self._host.plans.gate(step.run, call.tool, claim.effect, arguments)
-            if asked is not None:
-                raise NotApproved(f"The rule {asked.rule} of the approval plan asks people about {call.tool!r} first.")
-        else:
-            if step.approval is None:
-                raise NotApproved(f"{call.tool!r} has effect {claim.effect.value} and nobody approved it.")
-            if call_digest(call.tool, self._spec.schema_digest, arguments) != call.digest:
-                raise NotApproved(f"{call.tool!r} or its arguments are not what was approved: the tool has changed.")
-            approval = ApprovalRecorded(
-                id=step.approval,
-                digest=call.digest,
-                step=step.number - 1,
-                ballots=await self._proven(step.approval, arguments),
-                grant=self._grant(step.approval, arguments),
-                stands=not step.ballots,
-            )
-        if not self._is_the_runs_own:
-            raise NotApproved(f"Workflow {self._asked_by!r} asked for a step of run {step.run!r}.")
+        approval = await self._release.approval(self._spec, arguments)
         if not call.key.startswith(f"horarium/{step.run}/"):
             before = await self._journal.earlier(call.key, step.run)
             if before is not None and step.permit == 0:
                 return await self._resumed(claim, before, approval)
         return await self._journal.claim(claim, approval=approval)
-
-    async def _refused(self, error: NotApproved) -> None:
-        step = self._step
-        subject = step.approval or step_id(step.run, step.number)
-        await self._host.approvals.refused_effect(
-            step.run, subject, self._asked_by, datetime.now(UTC), error.code, str(error)
-        )
-
-    @property
-    def _is_the_runs_own(self) -> bool:
-        """Whether the run itself asks. Temporal says who does, and of one id there is one open workflow."""
-        return self._asked_by == self._step.run
-
-    async def _proven(self, approval: str, arguments: dict[str, Any]) -> tuple[Ballot, ...]:
-        """The ballots with the keys that prove them, just before the effect: the workflow's word is not enough.
-
-        What was released and recorded before needs no second proof, only the word that it is to be done again.
-
-        Raises:
-            ProofInvalid: Proof is required; a signature is missing, wrong, too old, or of a key that was revoked.
-        """
-        step, witness = self._step, self._host.witness
-        if witness.required and (step.again is not None or step.permit > 0):
-            try:
-                await self._asked_again()
-            except ProofInvalid as error:
-                if (said := step.again) is not None:
-                    await self._host.approvals.refused_word(
-                        step.run, said.question or approval, said, None, datetime.now(UTC), error.code, str(error)
-                    )
-                raise
-        if await self._host.approvals.is_released(approval, step.call.digest):
-            return step.ballots
-        proven = []
-        for ballot in step.ballots:
-            try:
-                proven.append(await witness.of_ballot(step.run, approval, ballot, step.call.digest, arguments))
-            except ProofInvalid as error:
-                await self._host.approvals.refused_word(
-                    step.run, approval, ballot.decision, ballot.via, datetime.now(UTC), error.code, str(error)
-                )
-                raise
-        return tuple(proven)
-
-    async def _asked_again(self) -> None:
-        """Verify the word that raised the permit: a retry of this step, in answer to the question that waited.
-
-        Raises:
-            ProofInvalid: It is missing, not proved, or about something else.
-        """
-        step, said = self._step, self._step.again
-        if said is None:
-            raise ProofInvalid("Nobody's word to do it again came with it, and proof is required here.")
-        own = step_id(step.run, step.number)
-        await self._host.witness.of_resolution(step.run, said.question or "", said, datetime.now(UTC))
-        asked = {question_id(own, phase, step.permit - 1) for phase in ("unknown", "held")}
-        if said.step != own or said.verdict != "retry" or said.question not in asked:
-            raise ProofInvalid("The word to do it again is about another step or another question.")
 
     async def _resumed(
         self, claim: StepClaim, before: StepRecord, approval: ApprovalRecorded | None
@@ -471,9 +327,13 @@ class _Attempt:
 
     async def _perform(self, held: Held, arguments: dict[str, Any]) -> ToolOutcome:
         log.debug("tool.started", attempt=held.attempt)
+        with contextlib.closing(self._files()) as files:
+            return await self._performed(held, arguments, files)
+
+    async def _performed(self, held: Held, arguments: dict[str, Any], files: CallFiles) -> ToolOutcome:
         try:
             state = await self._state()
-            result = await self._tool.perform(arguments, self._context(held.attempt, state))
+            result = await self._result(arguments, self._context(held.attempt, state, files), files)
         except ToolError as error:
             said = clean_text(str(error))[0]
             record = await self._journal.settle(
@@ -481,14 +341,52 @@ class _Attempt:
             )
             return outcome_of(record)
         except ToolNotReached as error:
-            return await self._try_again(held, clean_text(str(error))[0])
+            return await self._try_again(held, clean_text(str(error))[0], not_before=error.retry_after)
         except asyncio.CancelledError:
             return await self._interrupted(held, arguments)
         except Exception as error:
             words = f"no answer within {self._spec.timeout}" if isinstance(error, TimeoutError) else _words(error)
             return await self._failed(held, arguments, words)
         log.debug("tool.finished")
-        return outcome_of(await self._journal.settle(held, "completed", result, state=state))
+        return await _to_the_end(self._kept(held, result, state, files))
+
+    async def _result(self, arguments: dict[str, Any], context: ToolContext, files: CallFiles) -> Any:
+        """Perform it. A name that leads out of the workspace is the model's to mend, as long as nothing happened."""
+        try:
+            result = await self._tool.perform(arguments, context)
+        except (TimeoutError, asyncio.CancelledError):
+            raise  # its thread may go on by itself
+        except WorkspaceError as error:
+            files.ended()
+            if self._spec.effect is Effect.EXTERNAL:
+                raise
+            raise ToolError(str(error)) from error
+        except BaseException:
+            files.ended()
+            raise
+        files.ended()
+        return result
+
+    async def _kept(self, held: Held, result: Any, state: RoutineState, files: CallFiles) -> ToolOutcome:
+        """Settle what was performed, together with what it changed in the workspace."""
+        try:
+            change = await files.change()
+        except WorkspaceError as error:
+            log.warning("workspace.not_kept", why=str(error))
+            if self._spec.effect is not Effect.EXTERNAL:
+                said = f"{error} Nothing of what this call changed in the workspace was kept."
+                record = await self._journal.settle(
+                    held, "failed", f"Error: {said}", code=ToolError.code, message=shorten(said, NOTE_CHARS)
+                )
+                return outcome_of(record)
+            change = files.refused(error)
+        record = await self._journal.settle(held, "completed", result, state=state, change=change)
+        await files.settled(change)
+        return outcome_of(record)
+
+    def _files(self) -> CallFiles:
+        thread = self._step.thread
+        return CallFiles(self._host.workspaces if thread else None, thread)
 
     async def _state(self) -> RoutineState:
         tool = self._host.tools.get(self._call.tool)
@@ -502,7 +400,7 @@ class _Attempt:
             return await self._unknown(held.claim, arguments, f"{self._spec.name!r} broke: {words}", failed=held)
         return await self._try_again(held, words)
 
-    async def _try_again(self, held: Held, words: str) -> ToolOutcome:
+    async def _try_again(self, held: Held, words: str, not_before: timedelta | None = None) -> ToolOutcome:
         if held.failures + 1 >= self._spec.attempts:
             message = f"{words} (after {held.failures + 1} attempts)" if held.failures else words
             record = await self._journal.settle(
@@ -510,7 +408,7 @@ class _Attempt:
             )
             return outcome_of(record)
         failures = await self._journal.attempt_failed(held, shorten(words, NOTE_CHARS))
-        delay = min(FIRST_RETRY * 2 ** (failures - 1), MOST_RETRY)
+        delay = min(max(FIRST_RETRY * 2 ** (failures - 1), not_before or FIRST_RETRY), MOST_RETRY)
         raise ApplicationError(shorten(words, NOTE_CHARS), type="tool_failed", next_retry_delay=delay) from None
 
     async def _unknown(
@@ -565,7 +463,7 @@ class _Attempt:
                     await self._journal.mark_unknown(held.claim, "The run was cancelled while it was being done.")
                 )
 
-    def _context(self, attempt: int, state: RoutineState | None = None) -> ToolContext:
+    def _context(self, attempt: int, state: RoutineState | None = None, files: CallFiles | None = None) -> ToolContext:
         step = self._step
         return ToolContext(
             run_id=step.run,
@@ -576,7 +474,17 @@ class _Attempt:
             tenant=step.tenant,
             state=RoutineState() if state is None else state,
             cancelled=self._stopped.is_set,
+            open_workspace=no_workspace if files is None else files.open,
         )
+
+
+async def _to_the_end(work: Coroutine[Any, Any, ToolOutcome]) -> ToolOutcome:
+    """What a tool did is written down also when the run is cancelled, or the worker stops, meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        return await task
 
 
 def outcome_of(record: StepRecord) -> ToolOutcome:

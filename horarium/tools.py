@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property, lru_cache
-from typing import Any, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, get_type_hints, overload
 
 import docstring_parser
 from jsonschema import Draft202012Validator
@@ -22,8 +22,11 @@ from jsonschema.exceptions import best_match
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 from horarium.content import canonical, digest
-from horarium.errors import ConfigError, ToolError
+from horarium.errors import ConfigError, ToolError, WorkspaceError
 from horarium.routine_state import RoutineState
+
+if TYPE_CHECKING:
+    from horarium.workspace import Workspace
 
 __all__ = ["Effect", "NotPerformed", "Performed", "Tool", "ToolContext", "ToolError", "ToolSpec", "tool"]
 
@@ -68,6 +71,15 @@ class ToolSpec(BaseModel):
         return digest({"name": self.name, "parameters": self.parameters})
 
 
+def no_workspace() -> Workspace:
+    """Of a call that has none.
+
+    Raises:
+        WorkspaceError: Always.
+    """
+    raise WorkspaceError("This call has no workspace; in a test, give the context one: open_workspace=lambda: …")
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """What a tool may ask about the call it is in. Declare a parameter of this type to get it.
@@ -76,6 +88,7 @@ class ToolContext:
     the service you call. `attempt` counts from 1. A sync tool that takes long asks `cancelled()` now and then, and
     raises `ToolError` when it stopped without having done anything. `state` is a small JSON object that a routine keeps
     between its ticks; what a call changes in it counts when the call succeeds, and for later ticks when this one does.
+    `workspace` has the files of the thread; the first use of it in a call waits until they are here.
     """
 
     run_id: str
@@ -86,6 +99,17 @@ class ToolContext:
     tenant: str
     state: MutableMapping[str, Any] = field(default_factory=RoutineState, repr=False)
     cancelled: Callable[[], bool] = field(default=lambda: False, repr=False)
+    open_workspace: Callable[[], Workspace] = field(default=no_workspace, repr=False)
+
+    @property
+    def workspace(self) -> Workspace:
+        """The files of the thread; what the call changes in them is kept when it succeeds.
+
+        Raises:
+            WorkspaceError: The call is over, or has none.
+            Unreachable: They cannot be had now.
+        """
+        return self.open_workspace()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,11 @@ from activities.catalog import Catalog
 from activities.compaction import Compaction
 from activities.deciding import Deciding
 from activities.discovery import Discovery
+from activities.finding_tools import ToolFinding
 from activities.handoff import Handoffs
 from activities.mcp_tools import McpTools
 from activities.memory import MemoryWriter
+from activities.memory_delivery import MemoryDeliverer
 from activities.models.router import Models
 from activities.notify import Notifier
 from activities.openapi_tools import OpenApiTools
@@ -29,15 +31,17 @@ from activities.performers import Performers
 from activities.recalling import Recalling
 from activities.ticks import TickKeeper
 from activities.toolboxes import ToolboxFinder
+from activities.unserved import Whereabouts
 from horarium.connection import connect
 from horarium.contract import ENGINE_QUEUE
-from horarium.ledger.agents import Agents, ToolCatalog
+from horarium.ledger.agents import Agents
 from horarium.ledger.database import Ledger
 from horarium.project import AgentFiles, Project
 from horarium.proof import KeyRing
-from horarium.serving import make_worker
+from horarium.serving import make_worker, present
 from horarium.settings import Settings
 from horarium.toolhost import ToolHost
+from horarium.workspaces.host import WorkspaceHost
 from schedules.deploy import Deployment
 from schedules.expected import next_fire
 from schedules.orders import Orders
@@ -45,6 +49,7 @@ from schedules.watch import Watch
 from schedules.watch_schedule import keep_watch
 from workers.alignment import AlignedRunner
 from workflows.agent_run import AgentRun
+from workflows.memory_delivery import MemoryDelivery
 from workflows.routine_alert import RoutineAlert
 from workflows.routine_order import ObeyedOrder
 from workflows.routine_tick import RoutineTick
@@ -83,11 +88,12 @@ async def serve_engine(
     agents = Agents(ledger)
     for agent in project.agents.values():
         await agents.register(agent)
-    await ToolCatalog(ledger).announce(tool.spec for tool in project.tools.values())
     catalog = Catalog(ledger, project.tools.values())
     keys, required = KeyRing.of(settings).public_only(), settings.approvals.require_proof
     mcp = McpTools(ledger, settings)
-    performers = Performers(ledger, mcp, OpenApiTools(settings))
+    finding = ToolFinding(ledger, catalog)
+    performers = Performers(ledger, mcp, OpenApiTools(settings), finding)
+    workspaces = WorkspaceHost(ledger, settings)
     tools = ToolHost(
         ledger,
         project.tools.values(),
@@ -95,21 +101,26 @@ async def serve_engine(
         keys=keys,
         require_proof=required,
         elsewhere=performers.find,
+        workspaces=workspaces,
     )
     files = AgentFiles(settings)
-    handoffs = Handoffs(ledger, catalog, settings)
-    discovery = Discovery(ledger, [mcp, ToolboxFinder(ledger, mcp), handoffs], files)
-    memory = MemoryWriter(ledger, catalog)
+    handoffs = Handoffs(ledger, temporal, files, settings)
+    toolboxes = ToolboxFinder(ledger, mcp, settings)
+    await toolboxes.publish_all()
+    discovery = Discovery(ledger, [mcp, toolboxes, handoffs], files)
+    recalling, deliverer = Recalling(ledger, catalog, settings), MemoryDeliverer(ledger, settings)
     keeper = TickKeeper(ledger, temporal, settings, files)
     activities: list[Callable[..., Any]] = [
-        ModelCaller(ledger, models, catalog).call_model,
-        memory.write_memory,
-        Recalling(ledger, catalog, settings).recall_memory,
+        ModelCaller(ledger, models, catalog, finding).call_model,
+        MemoryWriter(ledger, models, catalog, settings).write_memory,
+        recalling.recall_memory,
+        deliverer.deliver_memories,
         Compaction(ledger, models, catalog).compact_thread,
         handoffs.begin_handoff,
         handoffs.settle_handoff,
         tools.call_tool,
         Notifier(ledger, settings).notify,
+        Whereabouts(ledger).find_worker,
         Alerter(ledger, settings, next_fire).send_alert,
         Orders(ledger, temporal, settings).obey_order,
         Opening(ledger, catalog, temporal, discovery, files, settings).open_run,
@@ -124,19 +135,22 @@ async def serve_engine(
         ENGINE_QUEUE,
         settings.worker,
         activities,
-        [AgentRun, TellPeople, RoutineTick, RoutineAlert, RoutineWatch, ObeyedOrder],
+        [AgentRun, TellPeople, RoutineTick, RoutineAlert, RoutineWatch, ObeyedOrder, MemoryDelivery],
         AlignedRunner(runner or UnsandboxedWorkflowRunner()),
     )
     log.info(
         "worker.started", pid=os.getpid(), queue=ENGINE_QUEUE, agents=len(project.agents), tools=len(project.tools)
     )
     try:
-        async with worker:
+        async with present(ledger, [tool.spec for tool in project.tools.values()]), worker:
             await keep_watch(temporal)
             await stop.wait()
     finally:
         tools.close()
+        await workspaces.close()
         await performers.close()
+        await recalling.close()
+        await deliverer.close()
         await models.close()
     log.info("worker.stopped", queue=ENGINE_QUEUE)
 

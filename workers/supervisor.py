@@ -28,7 +28,7 @@ from horarium.engine import engine_root
 from horarium.errors import ConfigError, HorariumError, Unreachable
 from horarium.ledger.database import Ledger
 from horarium.pollers import polling
-from horarium.project import load_agents, tools_apart
+from horarium.project import load_agents, load_toolboxes, tools_apart
 from horarium.settings import Settings
 from horarium.stack import Stack, stack_file, write_stack
 from workers.child import Child
@@ -83,6 +83,7 @@ class Supervisor:
                 hint="Start a worker for it: horarium worker (or unset [temporal] address, HORARIUM_TEMPORAL__ADDRESS)",
             )
         load_agents(settings)
+        load_toolboxes(settings)
         apart, clashes = tools_apart(settings)
         for clash in clashes:
             self._say(f"{clash}.")

@@ -15,14 +15,11 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey, WorkflowIDReusePolicy
+from temporalio.common import SearchAttributeKey, WorkflowIDReusePolicy
 from temporalio.exceptions import (
-    ActivityError,
     ApplicationError,
     CancelledError,
     FailureError,
-    TimeoutError,
-    TimeoutType,
     WorkflowAlreadyStartedError,
     is_cancelled_exception,
 )
@@ -50,7 +47,7 @@ with workflow.unsafe.imports_passed_through():
     from horarium.errors import Conflict, HorariumError
     from horarium.ids import STEP_ID, approval_id, split_step_id, step_id
     from horarium.people import same_person
-    from horarium.protocol import AskedApprovals, Checked, ModelReply, RunPlan, SettledApprovals, ToolOutcome
+    from horarium.protocol import AskedApprovals, Checked, RunPlan, SettledApprovals, ToolOutcome
     from workflows.commands import (
         AskAgain,
         AskPeople,
@@ -74,22 +71,18 @@ with workflow.unsafe.imports_passed_through():
     from workflows.events import (
         Asked,
         CancelRequested,
-        Compacted,
         Decided,
         Escalated,
         Event,
         MessageQueued,
-        ModelReplied,
-        Recalled,
         Refused,
-        Remembered,
         Resolved,
         SubRunWaits,
         TimePassed,
         ToolSettled,
-        ToolUnserved,
         next_event,
     )
+    from workflows.failures import code_of, to_the_end, words_of
     from workflows.machine import (
         Machine,
     )
@@ -97,29 +90,21 @@ with workflow.unsafe.imports_passed_through():
         MachineState,
     )
     from workflows.packing import packed, unpacked
+    from workflows.steps import RETRY, Steps, local, written
 
 AGENT = SearchAttributeKey.for_keyword(contract.SEARCH_AGENT)
 STATUS = SearchAttributeKey.for_keyword(contract.SEARCH_STATUS)
 THREAD = SearchAttributeKey.for_keyword(contract.SEARCH_THREAD)
 TENANT = SearchAttributeKey.for_keyword(contract.SEARCH_TENANT)
 
-# Steps count their own failures in the ledger; what Temporal retries here are dead workers and
-# away databases, so the first retry comes at once and they never give up.
-RETRY = RetryPolicy(
-    initial_interval=timedelta(milliseconds=50), backoff_coefficient=3, maximum_interval=timedelta(seconds=30)
-)
-LOCAL_RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=10))
-LOCAL_TIMEOUT = timedelta(seconds=20)
-WRITE_TIMEOUT = timedelta(minutes=5)
 DISCOVERY_TIMEOUT = timedelta(minutes=2)
-RECALL_PATIENCE = timedelta(minutes=1)  # a store that is away keeps no run from beginning
-UNSERVED_MOST = timedelta(hours=1)  # between two looks whether a tool worker has taken a call
 KEPT_REFUSALS = 10
 KEPT_RESOLUTIONS = 50
 CARRIED_STEPS = 50
 TOLD_WAITS = 20  # of a sub-agent's run, to its parent
 
 T = TypeVar("T")
+Closed: Any = protocol.ClosedRun | None
 
 
 @workflow.defn(name=contract.RUN_WORKFLOW)
@@ -146,8 +131,9 @@ class AgentRun:
         self._late = 0
         self._inquiring: set[str] = set()
         self._counted: set[str] = set()
-        self._sub_runs: dict[int, str] = {}
+        self._steps = Steps(self._run, self._request.tenant, lambda: self._opened, self._events.append, self._aside)
         self._told_parent: tuple[Waiting, ...] = ()
+        self._telling_parent = False
         self._status: Status = "queued"
         self._close: Close | None = None
         self._broken: Exception | None = None
@@ -244,7 +230,7 @@ class AgentRun:
         machine = self._machine
         if machine is None:
             return
-        await self._local(
+        await local(
             protocol.WRITE_MESSAGE,
             protocol.WriteMessage(id=ref, run=self._run, thread=machine.plan.thread, text=read.text, by=read.by),
             type(None),
@@ -280,8 +266,13 @@ class AgentRun:
         if read is None or self._machine is None:
             return
         run, number = split_step_id(read.step) if STEP_ID.match(read.step) else ("", 0)
-        if run == self._run and self._sub_runs.get(number) == read.run:
-            self._events.append(SubRunWaits(number, read.waiting_for))
+        if run == self._run and self._steps.sub_runs.get(number) == read.run:
+            # Whoever answers does so at the run that asks, at whatever depth it is.
+            waits = [
+                item if item.kind == "sub_agent" else item.model_copy(update={"kind": "sub_agent", "id": read.run})
+                for item in read.waiting_for
+            ]
+            self._events.append(SubRunWaits(number, tuple(waits)))
 
     async def _decide(self, decision: Decision, via: Literal["update", "signal"]) -> ApprovalState:
         with _as_application_error():
@@ -291,7 +282,7 @@ class AgentRun:
         checked = Checked()
         call = self._opened.call_of(approval.id)
         if approval.status == "pending" and call is not None and self._must_check(approval, decision):
-            checked = await self._local(
+            checked = await local(
                 protocol.CHECK_DECISION,
                 protocol.CheckDecision(
                     run=self._run,
@@ -321,7 +312,7 @@ class AgentRun:
                 decision=decision.model_copy(update={"arguments": None}), at=vote.at, via=via, key=vote.key
             )
             record = protocol.RecordVote(run=self._run, approval=approval.id, ballot=ballot, digest=vote.digest)
-            recorded = await self._written(protocol.RECORD_VOTE, record, Checked)
+            recorded = await written(self._plan, protocol.RECORD_VOTE, record, Checked)
             if recorded is not None and recorded.code is not None:
                 self._want_proof()
                 self._desk.retract(approval.id, decision.by)
@@ -414,7 +405,7 @@ class AgentRun:
         # Always: what this worker requires now counts, whatever it was when the run was opened.
         if before is None and (self._plan.revision >= 1 or resolution.proof is not None):
             checking = protocol.CheckResolution(run=self._run, resolution=resolution, at=workflow.now(), via=via)
-            checked = await self._local(protocol.CHECK_RESOLUTION, checking, Checked)
+            checked = await local(protocol.CHECK_RESOLUTION, checking, Checked)
             if checked.code is not None:
                 raise ApplicationError(checked.message or checked.code, type=checked.code, non_retryable=True)
             key = checked.key
@@ -476,9 +467,9 @@ class AgentRun:
     async def _opened_plan(self, request: RunRequest) -> RunPlan:
         opening = protocol.OpenRun(run=self._run, request=request)
         try:
-            return await self._local(protocol.OPEN_RUN, opening, RunPlan)
+            return await local(protocol.OPEN_RUN, opening, RunPlan)
         except FailureError as error:
-            if _code(error) != protocol.TOOLS_NOT_DISCOVERED:
+            if code_of(error) != protocol.TOOLS_NOT_DISCOVERED:
                 raise
         # Servers are asked what tools they have: that may take longer than a workflow task lasts.
         workflow.set_current_details("Looking up what tools its servers have.")
@@ -490,10 +481,10 @@ class AgentRun:
             retry_policy=RETRY,
             summary="discover tools",
         )
-        return await self._local(protocol.OPEN_RUN, opening, RunPlan)
+        return await local(protocol.OPEN_RUN, opening, RunPlan)
 
     def _opening_failed(self, error: FailureError) -> ApplicationError:
-        code, message = _code(error), _words(error)
+        code, message = code_of(error), words_of(error)
         workflow.upsert_search_attributes([STATUS.value_set("failed")])
         result = RunResult(
             run=self._run,
@@ -522,10 +513,10 @@ class AgentRun:
             self._watch_the_clock(machine)
             if self._close is not None:
                 if self._asides:
-                    await _to_the_end(workflow.wait_condition(lambda: not self._asides))
-                await _to_the_end(self._close_run(self._close))
+                    await to_the_end(workflow.wait_condition(lambda: not self._asides))
+                await to_the_end(self._close_run(self._close))
                 self._undecided.clear()  # too late: whoever waits for an answer is told so
-                await _to_the_end(workflow.wait_condition(workflow.all_handlers_finished))
+                await to_the_end(workflow.wait_condition(workflow.all_handlers_finished))
                 return
             try:
                 await workflow.wait_condition(lambda: bool(self._events) or self._broken is not None)
@@ -550,7 +541,7 @@ class AgentRun:
         self._broken = None
         if not isinstance(error, FailureError):
             raise error  # a mistake of ours: the run stays as it is until the code is mended
-        return machine.broke(_code(error), _words(error))
+        return machine.broke(code_of(error), words_of(error))
 
     def _begin_aside(self, command: Command) -> bool:
         match command:
@@ -587,15 +578,15 @@ class AgentRun:
     def _begin(self, command: Command) -> None:
         match command:
             case CallModel():
-                self._spawn(command.number, self._call_model(command))
+                self._spawn(command.number, self._steps.call_model(command))
             case CallTool():
-                self._spawn(command.number, self._call_tool(command))
+                self._spawn(command.number, self._steps.call_tool(command))
             case HandOff():
-                self._spawn(command.number, self._hand_off(command))
+                self._spawn(command.number, self._steps.hand_off(command))
             case Recall():
-                self._spawn(command.number, self._recall(command))
+                self._spawn(command.number, self._steps.recall(command))
             case Compact():
-                self._spawn(command.number, self._compact(command))
+                self._spawn(command.number, self._steps.compact(command))
             case AskPeople():
                 self._spawn(-command.requests[0].number, self._ask(command))
             case SettleApprovals():
@@ -603,7 +594,7 @@ class AgentRun:
             case SettleCall():
                 self._spawn(command.number, self._settle_call(command))
             case Remember():
-                self._spawn(command.number, self._remember(command))
+                self._spawn(command.number, self._steps.remember(command))
             case StopSteps():
                 for number in command.numbers:
                     if number in self._tasks:
@@ -624,201 +615,10 @@ class AgentRun:
 
         self._tasks[number] = asyncio.create_task(until_done())
 
-    async def _call_model(self, command: CallModel) -> None:
-        plan = self._plan
-        step = protocol.ModelStep(
-            run=self._run,
-            thread=plan.thread,
-            agent=plan.agent,
-            version=plan.version,
-            tenant=self._request.tenant,
-            number=command.number,
-            answered=command.answered,
-            messages=command.messages,
-            note=command.note,
-            offer=command.offer,
-            closing=command.closing,
-            max_calls=plan.limits.max_calls_per_turn,
-            permit=command.permit,
-            recalled=command.recalled,
-        )
-        try:
-            reply: ModelReply = await workflow.execute_activity(
-                protocol.CALL_MODEL,
-                step,
-                result_type=ModelReply,
-                start_to_close_timeout=plan.model_timeout,
-                heartbeat_timeout=plan.heartbeat_timeout,
-                retry_policy=RETRY,
-                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-                summary=f"turn {self._state.turns + 1}",
-            )
-        except ActivityError as error:
-            reply = ModelReply(status="failed", code=_code(error), message=_words(error))
-        except asyncio.CancelledError:  # stopped in the moment it was begun: the activity was never sent
-            reply = ModelReply(status="failed", code="cancelled", message="The model was not asked.")
-        self._events.append(ModelReplied(command.number, reply))
-
-    async def _call_tool(self, command: CallTool) -> None:
-        plan, call = self._plan, command.call
-        step = protocol.ToolStep(
-            run=self._run,
-            thread=plan.thread,
-            agent=plan.agent,
-            tenant=self._request.tenant,
-            number=command.number,
-            call=call,
-            approval=command.approval,
-            ballots=command.ballots,
-            permit=command.permit,
-            again=command.again,
-        )
-        try:
-            outcome = await self._called(command.number, step)
-        except ActivityError as error:
-            cancelled = is_cancelled_exception(error)
-            outcome = ToolOutcome(
-                status="cancelled" if cancelled else "failed", code=_code(error), message=_words(error)
-            )
-        except asyncio.CancelledError:
-            outcome = ToolOutcome(status="cancelled", code="cancelled", message="The call was not begun.")
-        self._events.append(ToolSettled(command.number, outcome))
-
-    async def _called(self, number: int, step: protocol.ToolStep) -> ToolOutcome:
-        """Perform a call on the queue of whoever serves it, and say so while nobody does."""
-        plan, call = self._plan, step.call
-        patience = plan.unserved_after if call.queue is not None else None
-        while True:
-            try:
-                outcome: ToolOutcome = await workflow.execute_activity(
-                    protocol.CALL_TOOL,
-                    step,
-                    result_type=ToolOutcome,
-                    task_queue=call.queue,
-                    # The tool's own timeout is kept by the activity, which can say what became of the call.
-                    start_to_close_timeout=call.timeout + timedelta(seconds=30),
-                    schedule_to_start_timeout=patience,
-                    heartbeat_timeout=plan.heartbeat_timeout,
-                    retry_policy=RETRY,
-                    cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-                    summary=call.tool,
-                )
-                return outcome
-            except ActivityError as error:
-                if patience is None or not _nobody_took_it(error):
-                    raise
-                self._events.append(ToolUnserved(number))
-                patience = min(patience * 2, UNSERVED_MOST)
-
-    async def _hand_off(self, command: HandOff) -> None:
-        """Have a sub-agent's run do a call: the step is claimed before it starts and settled after it ends."""
-        plan, call = self._plan, command.call
-        beginning = protocol.BeginHandoff(
-            run=self._run,
-            thread=plan.thread,
-            agent=plan.agent,
-            tenant=self._request.tenant,
-            number=command.number,
-            call=call,
-            approval=command.approval,
-            ballots=command.ballots,
-            permit=command.permit,
-            again=command.again,
-            limits=command.limits,
-        )
-        cancelled = False
-        try:
-            begun = await self._written(protocol.BEGIN_HANDOFF, beginning, protocol.Handoff)
-        except asyncio.CancelledError:
-            outcome = ToolOutcome(status="cancelled", code="cancelled", message="The sub-agent was not begun.")
-            self._events.append(ToolSettled(command.number, outcome))
-            return
-        if begun.outcome is not None or begun.run is None:
-            outcome = begun.outcome or ToolOutcome(status="failed", code="handoff_failed")
-            self._events.append(ToolSettled(command.number, outcome))
-            return
-        self._sub_runs[command.number] = begun.run
-        try:
-            await workflow.execute_child_workflow(
-                contract.RUN_WORKFLOW,
-                begun.request,
-                id=begun.run,
-                # The ledger has its result; what matters here is that it has ended.
-                result_type=dict,
-                parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
-                cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                static_summary=f"{call.agent}: {begun.run}",
-            )
-        except FailureError as error:
-            cancelled = is_cancelled_exception(error)
-        except asyncio.CancelledError:
-            cancelled = True
-        finally:
-            self._sub_runs.pop(command.number, None)
-        settled = protocol.SettleHandoff(
-            run=self._run, number=command.number, call=call, sub_run=begun.run, cancelled=cancelled
-        )
-        settling = asyncio.create_task(self._written(protocol.SETTLE_HANDOFF, settled, ToolOutcome))
-        self._events.append(ToolSettled(command.number, await _whatever_comes(settling)))
-
-    async def _recall(self, command: Recall) -> None:
-        plan = self._plan
-        recalling = protocol.Recall(
-            run=self._run,
-            thread=plan.thread,
-            agent=plan.agent,
-            version=plan.version,
-            tenant=self._request.tenant,
-            number=command.number,
-        )
-        try:
-            recalled: protocol.Recalled = await workflow.execute_activity(
-                protocol.RECALL_MEMORY,
-                recalling,
-                result_type=protocol.Recalled,
-                start_to_close_timeout=RECALL_PATIENCE,
-                schedule_to_close_timeout=RECALL_PATIENCE,
-                heartbeat_timeout=plan.heartbeat_timeout,
-                retry_policy=RETRY,
-                summary="recall",
-            )
-            ok = recalled.status == "completed"
-        except (ActivityError, asyncio.CancelledError):
-            ok = False
-        self._events.append(Recalled(command.number, ok))
-
-    async def _compact(self, command: Compact) -> None:
-        plan = self._plan
-        compacting = protocol.CompactThread(
-            run=self._run,
-            thread=plan.thread,
-            agent=plan.agent,
-            version=plan.version,
-            tenant=self._request.tenant,
-            number=command.number,
-        )
-        try:
-            result: protocol.Compacted = await workflow.execute_activity(
-                protocol.COMPACT_THREAD,
-                compacting,
-                result_type=protocol.Compacted,
-                start_to_close_timeout=plan.model_timeout,
-                heartbeat_timeout=plan.heartbeat_timeout,
-                retry_policy=RETRY,
-                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-                summary="summary",
-            )
-        except ActivityError as error:
-            result = protocol.Compacted(status="failed", code=_code(error), message=_words(error))
-        except asyncio.CancelledError:
-            result = protocol.Compacted(status="failed", code="cancelled", message="The model was not asked.")
-        self._events.append(Compacted(command.number, result))
-
     async def _ask(self, command: AskPeople) -> None:
         now = workflow.now()
         plan = self._plan
-        asked = await self._local(
+        asked = await local(
             protocol.ASK_APPROVALS,
             protocol.AskApprovals(
                 run=self._run,
@@ -862,7 +662,7 @@ class AgentRun:
         self._desk.open(approval, gate.remember, escalates=gate.on_expiry == "escalate")
 
     async def _escalate(self, command: Escalate) -> None:
-        escalated = await self._local(
+        escalated = await local(
             protocol.ESCALATE,
             protocol.Escalate(
                 run=self._run,
@@ -878,7 +678,11 @@ class AgentRun:
     async def _tell(self, command: Tell) -> None:
         """In a workflow of its own, so that a mail server that is away keeps no run from ending."""
         notice = protocol.Notice(
-            run=self._run, subject=command.subject, event=command.event, occurrence=command.occurrence
+            run=self._run,
+            subject=command.subject,
+            event=command.event,
+            occurrence=command.occurrence,
+            tool=command.tool,
         )
         with contextlib.suppress(WorkflowAlreadyStartedError):
             await workflow.start_child_workflow(
@@ -905,7 +709,7 @@ class AgentRun:
         )
         self._inquiring.add(command.question)
         try:
-            await self._local(protocol.OPEN_QUESTION, question, type(None))
+            await local(protocol.OPEN_QUESTION, question, type(None))
         finally:
             self._inquiring.discard(command.question)
 
@@ -919,7 +723,7 @@ class AgentRun:
             key=command.key,
         )
         await workflow.wait_condition(lambda: command.question not in self._inquiring)
-        checked = await self._written(protocol.SETTLE_QUESTION, settled, Checked)
+        checked = await written(self._plan, protocol.SETTLE_QUESTION, settled, Checked)
         if checked is not None and checked.code is not None:
             self._refuse("resolve", checked.message or checked.code)
 
@@ -929,7 +733,8 @@ class AgentRun:
                 self._desk.withdraw(outcome.id, outcome.at)
             elif outcome.status == "expired":
                 self._desk.expire(outcome.id, outcome.at)
-        settled = await self._written(
+        settled = await written(
+            self._plan,
             protocol.SETTLE_APPROVALS,
             protocol.SettleApprovals(run=self._run, outcomes=command.outcomes),
             SettledApprovals,
@@ -938,7 +743,8 @@ class AgentRun:
         self._events.append(Refused(tuple(outcome.guards for outcome in command.outcomes), again))
 
     async def _settle_call(self, command: SettleCall) -> None:
-        outcome = await self._written(
+        outcome = await written(
+            self._plan,
             protocol.SETTLE_STEP,
             protocol.SettleStep(
                 run=self._run,
@@ -957,72 +763,6 @@ class AgentRun:
             self._resolved = {key: said for key, said in self._resolved.items() if said.step != step}
             self._refuse("resolve", outcome.message or "It was not taken.")
         self._events.append(ToolSettled(command.number, outcome))
-
-    async def _remember(self, command: Remember) -> None:
-        plan = self._plan
-        ok = True
-        written: protocol.WrittenMemory | None = None
-        try:
-            written = await workflow.execute_activity(
-                protocol.WRITE_MEMORY,
-                protocol.WriteMemory(
-                    run=self._run,
-                    agent=plan.agent,
-                    version=plan.version,
-                    tenant=self._request.tenant,
-                    number=command.number,
-                ),
-                result_type=protocol.WrittenMemory,
-                start_to_close_timeout=plan.model_timeout,
-                heartbeat_timeout=plan.heartbeat_timeout,
-                retry_policy=RETRY,
-                summary="memory",
-            )
-        except ActivityError:
-            ok = False
-        if written is not None and written.deliver:
-            self._aside(self._deliver())
-        self._events.append(Remembered(command.number, ok))
-
-    async def _deliver(self) -> None:
-        """In a workflow of its own, so that a store that is away keeps no run from ending, and nothing is lost."""
-        with contextlib.suppress(WorkflowAlreadyStartedError):
-            await workflow.start_child_workflow(
-                contract.MEMORY_WORKFLOW,
-                protocol.DeliverMemories(run=self._run),
-                id=f"{self._run}:memories",
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            )
-
-    async def _written(self, activity: str, argument: Any, result_type: type[T]) -> T:
-        """Write down what a person said, only once history has it.
-
-        A local activity runs inside of the workflow task that takes an update; were the server lost then, the update
-        would be gone and the ledger would keep it. An ordinary activity begins after its task is recorded.
-        """
-        if self._plan.revision < 1:
-            return await self._local(activity, argument, result_type)
-        result: T = await workflow.execute_activity(
-            activity,
-            argument,
-            result_type=result_type,
-            start_to_close_timeout=WRITE_TIMEOUT,
-            heartbeat_timeout=self._plan.heartbeat_timeout,
-            retry_policy=RETRY,
-            summary=activity.replace("_", " "),
-        )
-        return result
-
-    async def _local(self, activity: str, argument: Any, result_type: type[T]) -> T:
-        result: T = await workflow.execute_local_activity(
-            activity,
-            argument,
-            result_type=result_type,
-            start_to_close_timeout=LOCAL_TIMEOUT,
-            retry_policy=LOCAL_RETRY,
-        )
-        return result
 
     # ---- time, and handing over
 
@@ -1110,9 +850,10 @@ class AgentRun:
         if machine is not None:
             self._show_status(machine)
         state = machine.state if machine else MachineState()
-        await self._local(
+        closed = await local(
             protocol.CLOSE_RUN,
             protocol.CloseRun(
+                wants_output=machine is not None and machine.plan.calls_only,
                 run=self._run,
                 status=close.status,
                 reason=close.reason,
@@ -1121,8 +862,10 @@ class AgentRun:
                 steps=state.next_number - 1,
                 usage=state.usage,
             ),
-            type(None),
+            Closed,
         )
+        if closed is not None:
+            state.output, state.output_truncated = closed.output, closed.output_truncated
 
     def _result(self) -> RunResult:
         close, plan, state = self._close, self._plan, self._state
@@ -1166,22 +909,29 @@ class AgentRun:
     def _tell_parent(self, machine: Machine) -> None:
         """Have the run that handed this one its task show what it waits for, and stop its clock meanwhile."""
         plan = machine.plan
-        waiting = tuple(machine.waiting_for())[:TOLD_WAITS] if machine.status == "requires_action" else ()
-        if plan.parent is None or plan.parent_step is None or machine.closed or waiting == self._told_parent:
+        if plan.parent is None or plan.parent_step is None or machine.closed or self._telling_parent:
             return
-        self._told_parent = waiting
-        told = SubRun(run=self._run, step=step_id(plan.parent, plan.parent_step), waiting_for=waiting)
-        parent = workflow.get_external_workflow_handle(plan.parent)
+        if self._waits_told(machine) != self._told_parent:
+            self._telling_parent = True
+            self._aside(self._parent_told(machine, plan.parent, step_id(plan.parent, plan.parent_step)))
 
-        async def tell() -> None:
-            with contextlib.suppress(FailureError):  # it has ended: nobody is left to be told
-                await parent.signal(contract.SIGNAL_SUB_RUN, told)
+    async def _parent_told(self, machine: Machine, parent: str, step: str) -> None:
+        """One word at a time: two signals that are under way together may arrive in either order."""
+        handle = workflow.get_external_workflow_handle(parent)
+        try:
+            while (waiting := self._waits_told(machine)) != self._told_parent and not machine.closed:
+                self._told_parent = waiting
+                with contextlib.suppress(FailureError):  # it has ended: nobody is left to be told
+                    await handle.signal(contract.SIGNAL_SUB_RUN, SubRun(run=self._run, step=step, waiting_for=waiting))
+        finally:
+            self._telling_parent = False
 
-        self._aside(tell())
+    def _waits_told(self, machine: Machine) -> tuple[Waiting, ...]:
+        return machine.waiting_for()[:TOLD_WAITS] if machine.status == "requires_action" else ()
 
     def _mark(self, status: Literal["in_progress", "requires_action"]) -> None:
         async def mark() -> None:
-            await self._local(protocol.MARK_RUN, protocol.MarkRun(run=self._run, status=status), type(None))
+            await local(protocol.MARK_RUN, protocol.MarkRun(run=self._run, status=status), type(None))
 
         number = -1_000_000
         previous = self._tasks.get(number)
@@ -1192,6 +942,10 @@ class AgentRun:
             await mark()
 
         self._spawn(number, in_order())
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._state.ending is not None
 
     @property
     def _plan(self) -> RunPlan:
@@ -1206,23 +960,6 @@ class AgentRun:
         if self._machine is None:
             raise ApplicationError("The run is not open.", non_retryable=True)
         return self._machine
-
-
-async def _whatever_comes(task: asyncio.Task[T]) -> T:
-    """The result of what has to be written down, even when a cancellation comes in now."""
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    return task.result()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Finish closing even when a cancellation comes in now: it is too late to change how the run ended."""
-    task = asyncio.create_task(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    task.result()
 
 
 def _read_request(request: Any) -> tuple[RunRequest, str | None]:
@@ -1264,25 +1001,3 @@ def _question(item: dict[str, Any]) -> Question:
 
 def _application_error(error: HorariumError) -> ApplicationError:
     return ApplicationError(str(error), type=error.code, non_retryable=True)
-
-
-def _nobody_took_it(error: ActivityError) -> bool:
-    """Whether no worker began it, so that nothing of it was done."""
-    return isinstance(error.cause, TimeoutError) and error.cause.type is TimeoutType.SCHEDULE_TO_START
-
-
-def _cause(error: FailureError) -> BaseException:
-    """What an activity raised: a remote one's comes wrapped, a local one's does not."""
-    return (error.cause or error) if isinstance(error, ActivityError) else error
-
-
-def _code(error: FailureError) -> str:
-    cause = _cause(error)
-    if isinstance(cause, ApplicationError) and cause.type:
-        return cause.type
-    return "cancelled" if is_cancelled_exception(error) else "activity_failed"
-
-
-def _words(error: FailureError) -> str:
-    cause = _cause(error)
-    return shorten(cause.message if isinstance(cause, ApplicationError) else str(cause), protocol.NOTE_CHARS)

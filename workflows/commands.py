@@ -23,6 +23,7 @@ class CallModel:
     closing: bool
     permit: int
     recalled: int | None = None
+    compacted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Tell:
     event: NoticeEvent
     subject: str
     occurrence: int = 0
+    tool: str = ""
 
 
 @dataclass(frozen=True, slots=True)

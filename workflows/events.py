@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from horarium import protocol
-from horarium.contract import Resolution, Waiting
+from horarium.contract import Resolution, Usage, Waiting
 from horarium.protocol import Ballot, Call, ModelReply, ToolOutcome
 
 
@@ -37,7 +37,7 @@ class ToolUnserved:
 
 @dataclass(frozen=True, slots=True)
 class SubRunWaits:
-    """The run of a sub-agent waits for these; for nothing any more when empty."""
+    """The run of a sub-agent waits for these (of kind `sub_agent`); for nothing any more when empty."""
 
     number: int
     waiting_for: tuple[Waiting, ...]
@@ -111,10 +111,11 @@ class MessageQueued:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """`Remember` came back."""
+    """`Remember` came back. Finding and judging may have asked models."""
 
     number: int
     ok: bool
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ from workflows.machine_state import (
 _NEVER = datetime.min.replace(tzinfo=UTC)
 MAX_MALFORMED = 3  # told back to the model this many times in a row
 SHOWN_STEPS = 200
+SMALLEST_COST = Decimal("0.000001")
 KEPT_REFUSALS = 50  # each is carried when the run continues as new
 EXPIRED_AGAIN = (
     "Not done: people were asked for exactly this before, and nobody decided in time. They are not asked again in this "
@@ -86,7 +87,14 @@ class Machine:
     def __init__(self, plan: RunPlan, state: MachineState | None = None) -> None:
         self.plan = plan
         self.state = state or MachineState(
-            procedure_done=plan.procedure_done, answered=list(plan.answered), messages=list(plan.messages)
+            next_number=plan.next_number,
+            procedure_done=plan.procedure_done,
+            answered=list(plan.answered),
+            messages=list(plan.messages),
+            steps=[
+                StepSummary(id=step_id(plan.run, number), kind="model_call", name="caller", status="completed")
+                for number in range(1, plan.next_number)
+            ],
         )
         self._now = _NEVER  # of the event in hand
 
@@ -169,7 +177,9 @@ class Machine:
         return self._timed(self._recall() if self.plan.recalls else self._first())
 
     def _first(self) -> list[Command]:
-        return self._begin_calls(self.plan.pending) if self.plan.pending else self._next_turn()
+        if self.plan.pending:
+            return self._begin_calls(self.plan.pending)
+        return self._end("completed") if self.plan.calls_only else self._next_turn()
 
     def _recall(self) -> list[Command]:
         number = self.state.recalling = self._number()
@@ -226,6 +236,7 @@ class Machine:
             case Remembered():
                 self.state.remembering = False
                 self.state.remembered = True
+                self.state.usage = self.state.usage + event.usage
                 self._show(event.number, status="completed" if event.ok else "failed")
                 commands = self._finish()
             case CancelRequested():
@@ -245,10 +256,10 @@ class Machine:
 
     def _next_turn(self) -> list[Command]:
         state = self.state
-        if state.wants_compaction:
-            return self._compact()
         if state.turns >= self.plan.limits.max_turns:
             return self._limit("max_turns", f"The limit of {self.plan.limits.max_turns} turns is reached.")
+        if state.wants_compaction:
+            return self._compact()
         over = self._over_budget()
         if over is not None:
             return over
@@ -290,7 +301,9 @@ class Machine:
         state.recalled = event.number if event.ok else None
         note = None if event.ok else "gone on without what is remembered"
         self._show(event.number, status="completed" if event.ok else "failed", note=note)
-        return self._finish() if state.ending is not None else self._first()
+        if state.ending is not None:
+            return self._finish()
+        return self._out_of_time() if self._time_is_up else self._first()
 
     def _model_command(self) -> CallModel:
         state = self.state
@@ -306,6 +319,7 @@ class Machine:
             closing=bool(procedure) and offer is None,
             permit=state.model_permit,
             recalled=state.recalled,
+            compacted=state.compacted,
         )
 
     def _on_reply(self, number: int, reply: ModelReply) -> list[Command]:
@@ -320,6 +334,7 @@ class Machine:
                 return self._finish()
             if reply.compact and not state.compacted:
                 self._was_sent()
+                state.note = None
                 state.wants_compaction = True
                 return self._next_turn()
             if self.plan.on_step_failure == "hold":
@@ -442,16 +457,19 @@ class Machine:
         cost = None
         if limits.max_cost_usd is not None:
             left = limits.max_cost_usd - Decimal(state.usage.cost_micro_usd) / 1_000_000
-            cost = max(left / sub_agents, Decimal("0.000001"))
+            cost = max(left / sub_agents, SMALLEST_COST)
         return limits.model_copy(
             update={
                 "max_tokens": tokens,
                 "max_cost_usd": cost,
-                "wall_time": max(limits.wall_time - state.active, timedelta(seconds=1)),
+                "wall_time": self._time_for_sub_agents(),
                 "max_handoffs": max(limits.max_handoffs - state.handoffs, 0) // sub_agents,
                 "max_depth": limits.max_depth - 1,
             }
         )
+
+    def _time_for_sub_agents(self) -> timedelta:
+        return max(self.plan.limits.wall_time - self.state.active, timedelta(seconds=1))
 
     def _tool_command(self, call: CallState) -> CallTool | HandOff:
         approval = call.call.approved_in
@@ -615,8 +633,8 @@ class Machine:
         call.told += 1
         return self._tell(event, self._approval(call), call.told)
 
-    def _tell(self, event: NoticeEvent, subject: str, occurrence: int = 0) -> list[Command]:
-        return [Tell(event, subject, occurrence)] if self.plan.notifies else []
+    def _tell(self, event: NoticeEvent, subject: str, occurrence: int = 0, tool: str = "") -> list[Command]:
+        return [Tell(event, subject, occurrence, tool)] if self.plan.notifies else []
 
     # ---- what became of a call
 
@@ -648,8 +666,7 @@ class Machine:
             return self._ask_again(call, outcome.message or "The decision was not accepted.")
         call.message = outcome.message
         call.unserved, call.sub_waits = False, ()
-        if outcome.usage is not None:
-            self.state.usage = self.state.usage + outcome.usage
+        self._count_sub_run(call, outcome)
         self._show(number, status=outcome.status, note=outcome.message)
         if outcome.status == "unknown":
             call.phase = "unknown"
@@ -666,17 +683,36 @@ class Machine:
             self._advance(call)
         return self._after_call()
 
+    def _count_sub_run(self, call: CallState, outcome: ToolOutcome) -> None:
+        """What a sub-agent used is used here too, and is gone for whoever tries its task again."""
+        state, usage, limits = self.state, outcome.usage, call.limits
+        state.handoffs += outcome.handoffs
+        if usage is None:
+            return
+        state.usage = state.usage + usage
+        if limits is not None:
+            tokens, cost = limits.max_tokens, limits.max_cost_usd
+            used = usage.input_tokens + usage.output_tokens
+            spent = Decimal(usage.cost_micro_usd) / 1_000_000
+            call.limits = limits.model_copy(
+                update={
+                    "max_tokens": None if tokens is None else max(tokens - used, 1),
+                    "max_cost_usd": None if cost is None else max(cost - spent, SMALLEST_COST),
+                    "max_handoffs": max(limits.max_handoffs - outcome.handoffs - 1, 0),
+                }
+            )
+
     def _on_unserved(self, number: int) -> list[Command]:
         call = next((c for c in self.state.calls if c.number == number), None)
         if call is None or call.phase != "running" or call.unserved:
             return []
         call.unserved = True
         self._show(number, status="claimed", note="no worker serves it so far")
-        return self._tell("tool_unserved", self._id(number), call.permit)
+        return self._tell("tool_unserved", self._id(number), call.permit, call.call.tool)
 
     def _on_sub_run_waits(self, event: SubRunWaits) -> list[Command]:
         call = next((c for c in self.state.calls if c.number == event.number), None)
-        if call is not None and call.phase == "running" and call.limits is not None:
+        if call is not None and call.phase == "running" and call.limits is not None and self.state.ending is None:
             call.sub_waits = event.waiting_for
         return []
 
@@ -705,7 +741,8 @@ class Machine:
             step = steps.get(self._id(call.number))
             if step is not None and step.status != "completed":
                 status: Literal["incomplete", "failed"] = "failed" if step.status == "failed" else "incomplete"
-                return self._end(status, f"call_{step.status}", call.message or step.note)
+                message = call.message or step.note or f"{call.call.tool} was not done: {step.status}."
+                return self._end(status, f"call_{step.status}", message)
         return self._end("completed")
 
     def _inquire_about(self, call: CallState) -> list[Command]:
@@ -755,6 +792,9 @@ class Machine:
         if resolution.verdict == "retry":
             call.phase = "running"
             call.permit += 1
+            if call.limits is not None:
+                self.state.handoffs += 1
+                call.limits = call.limits.model_copy(update={"wall_time": self._time_for_sub_agents()})
             call.again = resolution.model_copy(update={"question": question})  # all of it: it may be signed
             self._show(call.number, status="claimed")
             return [*settled, self._tool_command(call)]
@@ -797,6 +837,8 @@ class Machine:
         state.ending = Ending(status=status, reason=reason, message=message)
         if state.model == "held":
             state.model = "none"
+        for call in state.calls:
+            call.sub_waits = ()  # a sub-agent's run withdraws its questions when it is stopped
         running = tuple(call.number for call in state.calls if call.phase == "running")
         if state.model == "running":
             running = (*running, state.model_number)
@@ -820,7 +862,7 @@ class Machine:
         if self.in_flight:
             return []
         if state.ending is None or state.ending.status == "completed":
-            if state.messages:
+            if state.messages and not self.plan.calls_only:
                 state.ending = None
                 return self._next_turn()
             if state.ending is None:
@@ -914,8 +956,7 @@ class Machine:
                     )
                 case "running" if call.sub_waits:
                     for waiting in call.sub_waits:
-                        text = f"{tool}: {waiting.text}"
-                        yield Waiting(kind="sub_agent", id=waiting.id, question=waiting.question, tool=tool, text=text)
+                        yield waiting.model_copy(update={"tool": tool, "text": f"{tool}: {waiting.text}"})
                 case _:
                     pass
 

@@ -39,6 +39,7 @@ with workflow.unsafe.imports_passed_through():
     from horarium.contract import MAX_OUTPUT_CHARS, RunResult, TickRequest, TickResult
     from horarium.durations import words
     from horarium.tick_protocol import Attempt, AttemptNow, ClosedTick, TickPlan
+    from workflows.failures import to_the_end
 
 SCHEDULED_AT = SearchAttributeKey.for_datetime("TemporalScheduledStartTime")
 ROUTINE = SearchAttributeKey.for_keyword(contract.SEARCH_ROUTINE)
@@ -107,9 +108,9 @@ class RoutineTick:
                 return self._result(asked, plan.status, plan.reason, plan.message)
             ended = await self._attempts_of(plan)
         except asyncio.CancelledError:
-            await _to_the_end(self._close(Ended("cancelled", "cancelled", "The tick was cancelled.")))
+            await to_the_end(self._close(Ended("cancelled", "cancelled", "The tick was cancelled.")))
             raise
-        await _to_the_end(self._close(ended))
+        await to_the_end(self._close(ended))
         return self._result(asked, ended.status, ended.code, ended.message)
 
     @workflow.signal(name=tick_protocol.SIGNAL_ADMITTED)
@@ -209,7 +210,7 @@ class RoutineTick:
             return await self._end_of(run, plan)
         except asyncio.CancelledError:
             run.cancel()
-            await _to_the_end(workflow.wait_condition(run.done))
+            await to_the_end(workflow.wait_condition(run.done))
             raise
 
     async def _end_of(self, run: workflow.ChildWorkflowHandle[Any, RunResult], plan: TickPlan) -> Ended:
@@ -348,15 +349,3 @@ def _cancelled_as_such() -> Iterator[None]:
         if is_cancelled_exception(error):
             raise asyncio.CancelledError from error
         raise
-
-
-async def _to_the_end(work: Any) -> None:
-    """Carry on through cancellations: what is being written down must be."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.done():
-                break
-    task.result()

@@ -53,6 +53,8 @@ class ModelRequest:
     key: str
     tool_choice: Literal["auto", "required", "none"] = "auto"
     metadata: dict[str, str] = field(default_factory=dict)
+    purpose: Literal["turn", "summary"] = "turn"
+    turns_before: int = 0  # of the model, that are not in `messages` because a summary stands for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,17 @@ class Provider(Protocol):
 
         Raises:
             ModelUnavailable: Worth another try; carries `retry_after` when the provider named a time.
+            ContextLengthExceeded: The request does not fit the model's window.
             ModelRejected: Asking again will not help.
             ModelAuthFailed: The credential was not accepted.
+        """
+        ...
+
+    async def window(self, model: str, settings: ModelSettings) -> int | None:
+        """How many tokens a request to `model` and its answer may have; None when that is not known.
+
+        Raises:
+            ModelError: The provider had to be asked, and did not answer.
         """
         ...
 

@@ -6,14 +6,23 @@ Only statuses and codes are told: a provider's own message may quote the prompt,
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 import openai
 
-from horarium.errors import ModelAuthFailed, ModelError, ModelRejected, ModelUnavailable
+from horarium.errors import ContextLengthExceeded, ModelAuthFailed, ModelError, ModelRejected, ModelUnavailable
 
+_TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error", "string_above_max_length")
+# vLLM, SGLang and OpenRouter; llama.cpp; TGI; Gemini and Anthropic behind compatible endpoints. Read 2026-11.
+_TOO_LONG_WORDS = re.compile(
+    r"maximum context length|exceeds? the (available )?context|context (length|window|size) (exceeded|is exceeded)"
+    r"|longer than the model's context|input token count .{0,40}exceeds|prompt is too long"
+    r"|`inputs` tokens \+ `max_new_tokens` must be",
+    re.I,
+)
 MOST_WAIT = timedelta(hours=1)  # a server that says "in thirty years" is not obeyed
 
 
@@ -28,10 +37,21 @@ def translated(error: openai.OpenAIError) -> ModelError:
             return _of_status(error)
         case openai.APIError():
             code = str(error.code or "no code given")
-            rejected = code in ("invalid_prompt", "invalid_request_error", "context_length_exceeded")
+            if _is_too_long(code, str(error.message)):
+                return _too_long()
+            rejected = code in ("invalid_prompt", "invalid_request_error")
             return (ModelRejected if rejected else ModelUnavailable)(f"The model failed in mid-answer: {code}.")
         case _:
             return ModelUnavailable(f"The model's client failed: {type(error).__name__}.")
+
+
+def _too_long() -> ContextLengthExceeded:
+    return ContextLengthExceeded("The conversation does not fit the model's window.")
+
+
+def _is_too_long(code: str, message: str) -> bool:
+    """Whether an error means that a request is too long: OpenAI has a code for it, other servers only words."""
+    return code in _TOO_LONG_CODES or _TOO_LONG_WORDS.search(message) is not None
 
 
 def _of_status(error: openai.APIStatusError) -> ModelError:
@@ -49,9 +69,9 @@ def _of_status(error: openai.APIStatusError) -> ModelError:
             retry_after=retry_after(error.response.headers),
             throttled=status == 429,
         )
+    if status == 413 or (status in (400, 422) and _is_too_long(str(error.code or error.type), str(error.message))):
+        return _too_long()
     hint = "Does the model or deployment exist?" if status == 404 else None
-    if error.code == "context_length_exceeded" or status == 413:
-        hint = "The conversation is too long for this model."
     return ModelRejected(f"The provider refused the request:{about}.", hint=hint)
 
 

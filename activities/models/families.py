@@ -20,6 +20,22 @@ _CHATTY = re.compile(r"^(gpt-3|gpt-4|chatgpt|gpt-\d+(\.\d+)?.*-chat)")
 _REASONING = re.compile(r"^(o\d|gpt-([5-9]|\d\d))")
 _O_SERIES = re.compile(r"^o\d")
 
+# The first that fits. Of models that take less than their window as input, what they take.
+_WINDOWS: tuple[tuple[re.Pattern[str], int], ...] = tuple(
+    (re.compile(pattern), tokens)
+    for pattern, tokens in (
+        (r"gpt-3\.5-turbo", 16_385),
+        (r"gpt-4-32k", 32_768),
+        (r"gpt-4\.1", 1_047_576),
+        (r"gpt-4o|gpt-4\.5|gpt-4-turbo|gpt-4-(0125|1106)|chatgpt", 128_000),
+        (r"gpt-4(-\d{4})?$", 8_192),
+        (r"gpt-\d+(\.\d+)?.*-chat", 128_000),
+        (r"gpt-([5-9]|\d\d)", 272_000),  # of 400,000, the rest is for output; newer ones take no less
+        (r"o1-(mini|preview)", 128_000),
+        (r"o\d", 200_000),
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -48,6 +64,12 @@ def family_of(model: str) -> Family:
     if _O_SERIES.match(name):
         return O_SERIES
     return REASONING if _REASONING.match(name) else UNKNOWN
+
+
+def window_of(model: str) -> int | None:
+    """How many tokens a request to a model may have, by the model's own name; None when it is not known."""
+    name = model.rpartition("/")[2].lower()
+    return next((tokens for pattern, tokens in _WINDOWS if pattern.match(name)), None)
 
 
 def parameters(family: Family, settings: ModelSettings, api: Api, *, tools: bool) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from openai import AsyncOpenAI
 
 from activities.models.base import ModelRequest, OnText, Turn
 from activities.models.failures import retry_after
-from activities.models.families import Api, Family, family_of
+from activities.models.families import Api, Family, family_of, window_of
 from activities.models.openai import OpenAIProvider, Patience, http_client
+from horarium.definitions import ModelSettings
 from horarium.errors import ConfigError, ModelAuthFailed, ModelError, ModelRejected, ModelUnavailable
 from horarium.settings import FoundrySettings, OpenAISettings
 
@@ -39,7 +40,7 @@ class FoundryProvider(OpenAIProvider):
         self._foundry = settings
         self._project: AIProjectClient | None = None
         self._credential: Any = None
-        self._families: dict[str, Family] = {}
+        self._names: dict[str, str] = {}
 
     async def generate(self, request: ModelRequest, on_text: OnText | None = None) -> Turn:
         """Ask once; see `Provider`."""
@@ -47,6 +48,10 @@ class FoundryProvider(OpenAIProvider):
             return await super().generate(request, on_text)
         except AzureError as error:
             raise _translated(error) from error
+
+    async def window(self, model: str, settings: ModelSettings) -> int | None:
+        """By the name of the model that is deployed, which only the project knows."""
+        return window_of(settings.family or await self._named(model))
 
     async def check(self, model: str) -> str:
         """Look the deployment up in the project."""
@@ -71,9 +76,13 @@ class FoundryProvider(OpenAIProvider):
     async def _family(self, request: ModelRequest) -> Family:
         if request.settings.family:
             return family_of(request.settings.family)
-        if request.model not in self._families:
-            self._families[request.model] = family_of(await self._deployed(request.model))
-        return self._families[request.model]
+        return family_of(await self._named(request.model))
+
+    async def _named(self, deployment: str) -> str:
+        """The name of the model that is deployed; asked for once."""
+        if deployment not in self._names:
+            self._names[deployment] = await self._deployed(deployment)
+        return self._names[deployment]
 
     async def _deployed(self, deployment: str) -> str:
         found = await self._projects().deployments.get(deployment)

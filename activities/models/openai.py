@@ -21,7 +21,8 @@ from openai import AsyncStream as Stream
 from activities.models import chat, responses
 from activities.models.base import ModelRequest, OnText, Turn
 from activities.models.failures import translated
-from activities.models.families import Api, Family, family_of, without
+from activities.models.families import Api, Family, family_of, window_of, without
+from horarium.definitions import ModelSettings
 from horarium.durations import words
 from horarium.errors import ModelUnavailable
 from horarium.settings import OpenAISettings, reveal
@@ -76,6 +77,10 @@ class OpenAIProvider:
             raise translated(error) from error
         except OpenAIError as error:
             raise translated(error) from error
+
+    async def window(self, model: str, settings: ModelSettings) -> int | None:
+        """By the model's own name."""
+        return window_of(settings.family or model)
 
     async def check(self, model: str) -> str:
         """Ask the server for its models."""

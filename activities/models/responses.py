@@ -13,7 +13,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 
 from activities.models.base import ModelRequest, OnText, RequestedCall, Turn, TurnMessage
 from activities.models.families import Family, parameters
-from horarium.errors import ModelError, ModelRejected, ModelUnavailable
+from horarium.errors import ContextLengthExceeded, ModelError, ModelRejected, ModelUnavailable
 
 _PASSING = ("server_error", "rate_limit_exceeded", "vector_store_timeout", "timeout", "overloaded")
 
@@ -129,4 +129,6 @@ def failure(code: str | None) -> ModelError:
         return ModelUnavailable(
             f"The model failed: {code or 'no code given'}.", throttled=code == "rate_limit_exceeded"
         )
+    if code == ContextLengthExceeded.code:
+        return ContextLengthExceeded("The conversation does not fit the model's window.")
     return ModelRejected(f"The model refused the request: {code}.")

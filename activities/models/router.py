@@ -9,6 +9,7 @@ from activities.models.base import Provider
 from activities.models.local import LocalProvider
 from activities.models.openai import OpenAIProvider
 from activities.models.scripted import ScriptedProvider
+from horarium.definitions import NO_MODEL
 from horarium.errors import ConfigError
 from horarium.settings import Settings
 
@@ -27,6 +28,11 @@ class Models:
             ConfigError: There is no such provider, or its packages are not installed.
         """
         kind, _, name = model.partition(":")
+        if model == NO_MODEL:
+            raise ConfigError(
+                "This agent has no model: it stands for a toolbox that is served, and is only called.",
+                hint="Make a call, or start an agent that has the toolbox among its `toolboxes`.",
+            )
         if kind not in self._providers:
             self._providers[kind] = self._made(kind)
         return self._providers[kind], name

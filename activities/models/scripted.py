@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from activities.models.base import ModelRequest, OnText, RequestedCall, Turn
 from horarium.definition import Duration
-from horarium.errors import ConfigError, ModelAuthFailed, ModelRejected, ModelUnavailable
+from horarium.definitions import ModelSettings
+from horarium.errors import ConfigError, ContextLengthExceeded, ModelAuthFailed, ModelRejected, ModelUnavailable
 from horarium.problems import explain
 
 MODEL = "scripted"
@@ -41,7 +42,7 @@ class ScriptedTurn(_Part):
     text: str = ""
     calls: tuple[ScriptedCall, ...] = ()
     finish: Literal["stop", "length", "filtered"] = "stop"
-    error: Literal["unavailable", "throttled", "rejected", "auth"] | None = None
+    error: Literal["unavailable", "throttled", "rejected", "auth", "too_long"] | None = None
     retry_after: Duration | None = None
     delay_ms: int = Field(default=0, ge=0)
     input_tokens: int = Field(default=0, ge=0)
@@ -63,6 +64,7 @@ class Script(_Part):
 
     turns: tuple[ScriptedTurn, ...] = ()
     generate: Generated | None = None
+    summary: ScriptedTurn | None = Field(default=None, description="What to give when asked for a summary.")
     repeat: Literal["last"] | None = Field(default=None, description="What to give when the turns are used up.")
 
     def turn(self, index: int) -> ScriptedTurn:
@@ -84,6 +86,16 @@ class Script(_Part):
             return self.turns[-1]
         raise ModelRejected(f"The script has {len(self.turns)} turns, and is asked for one more.")
 
+    def given_summary(self) -> ScriptedTurn:
+        """What to give when asked for a summary.
+
+        Raises:
+            ModelRejected: Nothing.
+        """
+        if self.summary is None:
+            raise ModelRejected("The script has no `summary`, and is asked for one.")
+        return self.summary
+
 
 class ScriptedProvider:
     """Scripts below a project's directory."""
@@ -94,8 +106,9 @@ class ScriptedProvider:
 
     async def generate(self, request: ModelRequest, on_text: OnText | None = None) -> Turn:
         """Give the next turn of the script; see `Provider`."""
-        index = sum(message.role == "assistant" for message in request.messages)
-        turn = self._script(request.model).turn(index)
+        index = request.turns_before + sum(message.role == "assistant" for message in request.messages)
+        script = self._script(request.model)
+        turn = script.turn(index) if request.purpose == "turn" else script.given_summary()
         await asyncio.sleep(turn.delay_ms / 1000)
         _fail(turn)
         if on_text is not None and turn.text:
@@ -116,6 +129,10 @@ class ScriptedProvider:
             output_tokens=turn.output_tokens,
             model=MODEL,
         )
+
+    async def window(self, model: str, settings: ModelSettings) -> int | None:
+        """A script has none; an agent may say one."""
+        return None
 
     async def check(self, model: str) -> str:
         """Read the script."""
@@ -152,6 +169,8 @@ def _fail(turn: ScriptedTurn) -> None:
             )
         case "rejected":
             raise ModelRejected("The script says: rejected.")
+        case "too_long":
+            raise ContextLengthExceeded("The script says: too long.")
         case "auth":
             raise ModelAuthFailed("The script says: not authorised.")
 

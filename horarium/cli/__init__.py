@@ -6,7 +6,26 @@ from typing import NoReturn
 
 import typer
 
-from horarium.cli import agents, approvals, audit, cron, deploy, doctor, init, keys, routines, runs, stack, start
+from horarium.cli import (
+    agents,
+    apikeys,
+    approvals,
+    audit,
+    cron,
+    deploy,
+    doctor,
+    init,
+    keys,
+    memory_review,
+    routines,
+    runs,
+    stack,
+    start,
+    threads,
+    toolbox,
+    tools,
+    workspace,
+)
 from horarium.leaving import leave
 
 app = typer.Typer(
@@ -39,12 +58,18 @@ app.command("worker")(stack.worker)
 app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)
 app.add_typer(runs.app, name="runs")
+app.add_typer(threads.app, name="threads")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(routines.app, name="routine")
+app.add_typer(toolbox.app, name="toolbox")
+app.add_typer(tools.app, name="tools")
+app.add_typer(apikeys.app, name="api-keys")
+app.add_typer(memory_review.app, name="memory")
 app.add_typer(cron.app, name="cron")
+app.add_typer(workspace.app, name="workspace")
 
 
 def main() -> NoReturn:

@@ -19,7 +19,15 @@ from horarium.durations import words as duration_words
 from horarium.errors import AgentNotFound, ConfigError, Unreachable
 from horarium.ledger.agents import Agents, AgentVersion, ToolCatalog
 from horarium.problems import near_miss
-from horarium.project import agent_files, check_plans, check_tools, load_agent, load_agents, load_tools
+from horarium.project import (
+    agent_files,
+    check_plans,
+    check_sub_agents,
+    check_tools,
+    load_agent,
+    load_agents,
+    load_tools,
+)
 from horarium.settings import Settings
 from horarium.tools import Tool, ToolSpec
 
@@ -196,6 +204,7 @@ async def _validate(*, as_json: bool) -> int:
             problems += error.message.splitlines()
         else:
             agents[agent.name] = agent
+    problems = problems or check_sub_agents(settings, agents)  # of a file with mistakes nobody knows whom it would name
     try:
         tools = load_tools(settings)
     except ConfigError as error:

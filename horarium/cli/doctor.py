@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -20,7 +21,9 @@ from rich.text import Text
 from temporalio.service import RPCError
 
 from horarium.cli import talk
+from horarium.cli.mcp_checks import look_at_mcp_servers
 from horarium.cli.routine_checks import look_at_routines
+from horarium.cli.tool_workers import look_at_tool_workers
 from horarium.connection import connect
 from horarium.content import digest_text
 from horarium.contract import ENGINE_QUEUE
@@ -64,7 +67,7 @@ class Finding:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts: one JSON object a line.")] = False,
 ) -> None:
-    """Check server, ledger, models, credentials, disk, versions, agents, tools and routines; say what to do.
+    """Check server, ledger, models, credentials, disk, versions, agents, tools, tool workers, routines; say what to do.
 
     \b
     Exit codes: 0 nothing failed, 1 something did.
@@ -104,6 +107,10 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     yield await _server(settings)
     async for finding in _ledger(settings):
         yield finding
+    for found in await look_at_tool_workers(settings):
+        yield Finding(*found)
+    for found in await look_at_mcp_servers(settings):
+        yield Finding(*found)
     async for found in look_at_routines(settings):
         yield Finding(*found)
     async for finding in _models(settings):
@@ -127,6 +134,12 @@ def _files(settings: Settings) -> Iterable[Finding]:
         yield Finding("agents", "ok" if agents else "warn", ", ".join(agents) or "none in agents/")
     except ConfigError as error:
         yield Finding("agents", "fail", error.message, error.hint or "")
+    by_meaning = [
+        name for name, agent in agents.items() if agent.tool_search and agent.tool_search.ranking == "embedding"
+    ]
+    if by_meaning and importlib.util.find_spec("wordllama") is None:
+        what = f"{', '.join(by_meaning)} ranks tools by `embedding`, and the model for it is not installed"
+        yield Finding("tool search", "fail", what, "Install it: pip install 'horarium[search]'")
     clashes = clashing_imports(settings)
     if clashes and settings.tools.process != "own":
         yield Finding(

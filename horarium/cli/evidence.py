@@ -47,11 +47,13 @@ class Evidence:
     output: str
 
     @classmethod
-    async def read(cls, ledger: Ledger, run: RunRecord, now: RunStatus | None = None) -> Evidence:
-        """Read it; `now` is what the run itself says, where it could be asked."""
+    async def read(
+        cls, ledger: Ledger, run: RunRecord, now: RunStatus | None = None, below: Sequence[Waiting] = ()
+    ) -> Evidence:
+        """Read it; `now` is what the run itself says, where it could be asked, `below` what its sub-agents ask."""
         steps = await Journal(ledger).of_run(run.id)
         approvals = await Approvals(ledger).of_run(run.id)
-        waiting = now.waiting_for if now else tuple(words.waiting(run, steps, approvals))
+        waiting = now.waiting_for if now else (*words.waiting(run, steps, approvals), *below)
         return cls(run, steps, approvals, waiting, await final_answer(ledger, run))
 
     def json(self) -> dict[str, Any]:
@@ -86,6 +88,8 @@ class Evidence:
         for waiting in self.waiting:
             yield "waits for", f"{words.one_line(waiting.text)} ({waiting.id})"
         yield "agent", run.agent + (f"@{run.version}" if run.version else "")
+        if run.path and run.parent_run and run.parent_step:
+            yield "handed by", f"{step_id(run.parent_run, run.parent_step)}, as {' > '.join(run.path)}"
         yield "thread", run.thread_id
         yield (
             "started",
@@ -151,6 +155,8 @@ def run_json(run: RunRecord) -> dict[str, Any]:
         "key": run.key,
         "requested_by": run.requested_by,
         "resume_from": run.resume_from,
+        "parent": step_id(run.parent_run, run.parent_step) if run.parent_run and run.parent_step else None,
+        "path": run.path,
         "metadata": run.metadata,
         "created_at": moment(run.created_at),
         "opened_at": moment(run.opened_at),
@@ -198,6 +204,7 @@ def approval_json(approval: ApprovalRecord, votes: Sequence[VoteRecord] = ()) ->
         "kind": approval.kind,
         "run": approval.run_id,
         "agent": approval.agent,
+        "path": approval.path,
         "tenant": approval.tenant,
         "step": step_id(approval.run_id, approval.guards),
         "tool": approval.tool,
@@ -261,6 +268,8 @@ def _approval_header(approval: ApprovalRecord) -> Iterator[tuple[str, str]]:
     yield "status", approval.status
     yield "tool", f"{approval.tool} ({approval.effect})"
     yield "run", f"{approval.run_id}, step {approval.guards}, of {approval.agent}"
+    if approval.path:
+        yield "path", approval.path
     started = f", in a run that {words.one_line(approval.requested_by)} started" if approval.requested_by else ""
     yield "asked", f"{words.when(approval.requested_at)}{started}"
     if approval.expires_at is not None and approval.status == "pending":

@@ -140,10 +140,10 @@ class WaitingOnly:
         """Print what is asked of people, once each."""
         if event.status is not None:
             # A step that was retried and failed again asks again.
-            self._asked &= {waiting.id for waiting in event.status.waiting_for}
+            self._asked &= {waiting.question or waiting.id for waiting in event.status.waiting_for}
             for waiting in event.status.waiting_for:
-                if waiting.id not in self._asked:
-                    self._asked.add(waiting.id)
+                if (question := waiting.question or waiting.id) not in self._asked:
+                    self._asked.add(question)
                     for line in await asking(self._ledger, event.status.run, waiting):
                         self.console.print(line, soft_wrap=True)
 
@@ -229,12 +229,13 @@ async def asking(ledger: Ledger, run: str, waiting: Waiting) -> list[Text]:
         Text(""),
         Text(f"The run waits for a person: {words.one_line(waiting.text)}", style="bold yellow"),
     ]
-    if waiting.kind == "approval":
+    if waiting.kind in ("approval", "sub_agent"):
         try:
-            approval = await Approvals(ledger).get(waiting.id)
+            approval = await Approvals(ledger).get(waiting.question or waiting.id)
         except ApprovalNotFound:
             pass
         else:
+            waiting = waiting.model_copy(update={"kind": approval.kind, "id": approval.id})
             lines.append(Text(f"  {approval.tool} ({approval.effect}), with exactly these arguments:"))
             lines += [Text(f"    {line}") for line in words.exact_json(approval.arguments).splitlines()]
     return [*lines, *(Text(f"  {command}", no_wrap=True) for command in answers(run, waiting)), Text("")]
@@ -248,6 +249,10 @@ def answers(run: str, waiting: Waiting) -> list[str]:
             f"horarium approvals approve {waiting.id} --by {me}",
             f"horarium approvals reject {waiting.id} --by {me} --comment 'why'",
         ]
+    if waiting.id == waiting.question:  # of a sub-agent's run
+        return [f"horarium approvals resolve {waiting.id} {verdict} --by {me}" for verdict in ("retry", "skip", "fail")]
+    if waiting.kind in ("sub_agent", "tool_worker"):
+        return []  # nothing to decide: somebody has to start what serves it
     number = waiting.id.rpartition("/")[2].lstrip("0")
     resolve = f"horarium runs resolve {run} {number}"
     verdicts = ["retry", "supply --output 'its result'", "skip", "fail"]

@@ -16,12 +16,14 @@ from sqlalchemy.exc import DBAPIError
 
 from horarium.client import Client
 from horarium.contract import RunStatus
-from horarium.errors import ApprovalNotFound, HorariumError, NotFound, RunNotFound, Unreachable
+from horarium.errors import ApprovalNotFound, HorariumError, NotFound, RunNotFound, ThreadNotFound, Unreachable
 from horarium.ledger.approvals import ApprovalRecord, Approvals
 from horarium.ledger.database import Ledger, is_unreachable
 from horarium.ledger.runs import RunRecord, Runs
 from horarium.ledger.schema import approvals as approvals_table
 from horarium.ledger.schema import runs as runs_table
+from horarium.ledger.schema import threads as threads_table
+from horarium.ledger.threads import ThreadRecord, Threads
 from horarium.settings import Settings
 
 GLANCE = timedelta(seconds=3)  # for a look at a run that is only a nicety
@@ -90,6 +92,18 @@ async def find_approval(ledger: Ledger, said: str) -> ApprovalRecord:
     if not found:
         raise ApprovalNotFound(f"There is no approval {said!r}.", hint="See the open ones: horarium approvals list")
     return await Approvals(ledger).get(_only(found, said, "approval", ApprovalNotFound))
+
+
+async def find_thread(ledger: Ledger, said: str, tenant: str | None = None) -> ThreadRecord:
+    """The thread of this id, or the only one whose id begins so; `tenant`: whose it has to be.
+
+    Raises:
+        ThreadNotFound: There is none, or there are several.
+    """
+    found = await _begins(ledger, threads_table.c.id, threads_table.c.created_at, said)
+    if not found:
+        raise ThreadNotFound(f"There is no thread {said!r}.", hint="See which there are: horarium threads list")
+    return await Threads(ledger).get(_only(found, said, "thread", ThreadNotFound), tenant=tenant)
 
 
 async def glance(settings: Settings, run: str) -> RunStatus | None:

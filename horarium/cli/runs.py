@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.text import Text
 
-from horarium.cli import evidence, talk, words
+from horarium.cli import evidence, sub_runs, talk, words
 from horarium.cli.approvals import answered, check_verdict
 from horarium.cli.follow import asking
 from horarium.cli.reach import find_run, glance, opened_client, opened_ledger, run_id
@@ -41,11 +41,15 @@ def list_(
     ] = None,
     agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="Also the runs of sub-agents.")] = False,
     latest: Annotated[bool, typer.Option("--latest", help="Only the newest one.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the ids.")] = False,
     as_json: JsonLinesOption = False,
 ) -> None:
     """List runs, the newest first. Needs only the ledger.
+
+    A sub-agent's run is shown with the run that handed it its task
+    (horarium runs show); here only with --all.
 
     \b
     Exit codes: 0 done, 2 you typed it wrong, 3 cannot reach the ledger.
@@ -58,12 +62,12 @@ def list_(
     wrong = [item for item in status or [] if item not in get_args(Status)]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is none{near_miss(wrong[0], get_args(Status))}", param_hint="--status")
-    talk.perform(_list(status or [], agent, 1 if latest else limit, quiet=quiet, as_json=as_json))
+    talk.perform(_list(status or [], agent, 1 if latest else limit, below=everything, quiet=quiet, as_json=as_json))
 
 
-async def _list(status: list[Any], agent: str | None, limit: int, *, quiet: bool, as_json: bool) -> int:
+async def _list(status: list[Any], agent: str | None, limit: int, *, below: bool, quiet: bool, as_json: bool) -> int:
     async with opened_ledger() as ledger:
-        found = await Runs(ledger).list(status=status, agent=agent, limit=limit)
+        found = await Runs(ledger).list(status=status, agent=agent, below=below, limit=limit)
     if as_json:
         for record in found:
             talk.emit(evidence.run_json(record))
@@ -75,7 +79,7 @@ async def _list(status: list[Any], agent: str | None, limit: int, *, quiet: bool
             (
                 record.id,
                 Text(record.status, style=evidence.STYLES.get(record.status, "")),
-                record.agent + (f"@{record.version}" if record.version else ""),
+                " > ".join(record.path or [record.agent]) + (f"@{record.version}" if record.version else ""),
                 words.age(record.created_at),
                 words.span(record.created_at, record.closed_at),
             )
@@ -107,10 +111,11 @@ async def _show(said: str, *, as_json: bool) -> int:
     async with opened_ledger(settings) as ledger:
         record = await find_run(ledger, said)
         now = await glance(settings, record.id) if record.closed_at is None else None
-        seen = await evidence.Evidence.read(ledger, record, now)
+        tree = await sub_runs.read(ledger, record.id)
+        seen = await evidence.Evidence.read(ledger, record, now, [item for one in tree for item in one.all_waiting()])
         questions = [await asking(ledger, record.id, waiting) for waiting in seen.waiting]
     if as_json:
-        talk.emit(seen.json())
+        talk.emit(seen.json() | {"sub_runs": [one.json() for one in tree]})
         return talk.DONE
     if record.closed_at is None and now is None:
         talk.say("The run itself does not answer; this is what the ledger has. Is a worker up? Try: horarium doctor")
@@ -119,6 +124,10 @@ async def _show(said: str, *, as_json: bool) -> int:
     for name, value in seen.header():
         out.print(Text(f"  {name:<10}{value}"))
     _print_steps(seen)
+    if tree:
+        out.print(Text("\nSub-agents", style="bold"))
+        for line in sub_runs.lines(tree):
+            out.print(line, soft_wrap=True)
     for question in questions:
         for line in question:
             out.print(line, soft_wrap=True)
@@ -299,7 +308,7 @@ def _step_that_waits(run: str, said: str, waiting: Sequence[Waiting]) -> Waiting
     Raises:
         NotFound: No such step waits for a person; names those that do.
     """
-    steps = {split_step_id(item.id)[1]: item for item in waiting if item.kind != "approval"}
+    steps = {split_step_id(item.id)[1]: item for item in waiting if item.kind in ("unknown_outcome", "held_step")}
     number = said.rpartition("/")[2]
     if number.isdecimal() and int(number) in steps:
         return steps[int(number)]

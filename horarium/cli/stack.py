@@ -80,6 +80,10 @@ def worker(
     tools: Annotated[
         bool, typer.Option("--tools", help="Serve the project's tools instead, from a process of their own.")
     ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the group of tool workers. Default: `name` in [tools], or project."),
+    ] = None,
     directory: DirectoryOption = None,
     as_json: Annotated[
         bool, typer.Option("--json/--no-json", help="Log JSON lines. Default: unless stderr is a terminal.")
@@ -97,19 +101,22 @@ def worker(
     Examples:
       horarium worker
       horarium worker --tools
+      horarium worker --tools --name payments -C /srv/payments
     """
+    if name is not None and not tools:
+        raise typer.BadParameter("only tool workers have names; add --tools", param_hint="--name")
     if not tools:
         use_engine()
-    talk.perform(_worker(tools, directory, as_json=as_json))
+    talk.perform(_worker(tools, name, directory, as_json=as_json))
 
 
-async def _worker(tools: bool, directory: Path | None, *, as_json: bool) -> None:
+async def _worker(tools: bool, name: str | None, directory: Path | None, *, as_json: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = Settings.load(directory)
     if tools:
-        await _serve_tools(settings, stop, as_json=as_json)
+        await _serve_tools(settings, name, stop, as_json=as_json)
         return
     from horarium.logs import clean_output, hide_secrets, set_up_logging
     from horarium.project import Project, tools_apart
@@ -122,7 +129,7 @@ async def _worker(tools: bool, directory: Path | None, *, as_json: bool) -> None
     await run_engine(settings, Project.load(settings, with_tools=not apart), stop)
 
 
-async def _serve_tools(settings: Settings, stop: asyncio.Event, *, as_json: bool) -> None:
+async def _serve_tools(settings: Settings, name: str | None, stop: asyncio.Event, *, as_json: bool) -> None:
     from horarium.logs import clean_output, hide_secrets, set_up_logging
     from horarium.project import load_tools
     from horarium.serving import serve_tools
@@ -130,4 +137,4 @@ async def _serve_tools(settings: Settings, stop: asyncio.Event, *, as_json: bool
     set_up_logging(settings.log_level, json=True if as_json else None)
     hide_secrets(settings)
     clean_output()
-    await serve_tools(load_tools(settings).values(), name=settings.tools.name, settings=settings, stop=stop)
+    await serve_tools(load_tools(settings).values(), name=name or settings.tools.name, settings=settings, stop=stop)

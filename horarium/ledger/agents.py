@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from horarium.contract import ENGINE_QUEUE
 from horarium.definitions import Agent
 from horarium.errors import AgentNotFound
-from horarium.ledger.database import Ledger
+from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.schema import agent_versions, tools
 from horarium.problems import near_miss
 from horarium.tools import ToolSpec
@@ -120,12 +120,17 @@ class ToolCatalog:
 
     async def announce(self, specs: Iterable[ToolSpec], queue: str = ENGINE_QUEUE) -> None:
         """Say that these tools are served on this queue, from now on by whoever says so last."""
-        now = datetime.now(UTC)
         async with self._ledger.write() as connection:
-            for spec in specs:
-                values = {"queue": queue, "spec": spec.model_dump(mode="json"), "seen_at": now}
-                statement = self._insert(tools).values(name=spec.name, **values)
-                await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+            await self.announce_within(connection, specs, queue, datetime.now(UTC))
+
+    async def announce_within(
+        self, connection: Statements, specs: Iterable[ToolSpec], queue: str, now: datetime
+    ) -> None:
+        """As `announce`, in the caller's transaction; who may say so is looked at there (`ToolWorkers.arrive`)."""
+        for spec in specs:
+            values = {"queue": queue, "spec": spec.model_dump(mode="json"), "seen_at": now}
+            statement = self._insert(tools).values(name=spec.name, **values)
+            await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
     async def all(self) -> dict[str, ServedTool]:
         """Every tool that was ever announced, by name."""

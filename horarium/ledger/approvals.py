@@ -121,6 +121,7 @@ class Approvals:
         """Write approvals down, each with its exact arguments. Safe to repeat."""
         async with self._ledger.write() as connection:
             starter = await connection.scalar(select(runs.c.requested_by).where(runs.c.id == run_id))
+            path = await _path(connection, run_id)
             for one in asking:
                 if one.denied is not None:
                     continue
@@ -144,6 +145,7 @@ class Approvals:
                     "not_by": list(one.not_by),
                     "required": gate.required,
                     "requested_by": starter,
+                    "path": path,
                     "status": "approved" if released else "pending",
                     "requested_at": requested_at,
                     "expires_at": requested_at + gate.expires_after if gate.expires_after and not released else None,
@@ -208,6 +210,7 @@ class Approvals:
             "requested_at": question.at,
         }
         async with self._ledger.write() as connection:
+            row["path"] = await _path(connection, question.run)
             fresh = await connection.execute(self._insert(approvals).values(**row).on_conflict_do_nothing())
             if fresh.rowcount:
                 await self._note(connection, "question.opened", row, question.at, {"question": question.kind})
@@ -459,6 +462,12 @@ class Approvals:
         once: str | None = "",
     ) -> None:
         await note(connection, kind, row, at, data, once=once)
+
+
+async def _path(connection: Statements, run: str) -> str | None:
+    """The agents from the topmost run down to this one's, in words; None when nobody handed it its task."""
+    path: list[str] | None = await connection.scalar(select(runs.c.path).where(runs.c.id == run))
+    return " > ".join(path) if path else None
 
 
 async def withdraw_open(connection: Statements, run_id: str, at: datetime) -> None:

@@ -46,6 +46,17 @@ AuditKind = Literal[
     "routine.resumed",
     "routine.ordered",
     "routine.refused",
+    "memory.reviewed",
+    "memory.edited",
+    "memory.deleted",
+    "memory.undone",
+    "memory.feedback",
+    "toolbox.promoted",
+    "toolbox.rolled_back",
+    "thread.deleted",
+    "tool.trusted",
+    "api_key.created",
+    "api_key.revoked",
 ]
 
 _LOCK = 7_206_018  # any number, the same in every process of ours

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from typing import Any
+import secrets
+from collections.abc import Iterator
+from typing import IO, Any, Self
 
 import fsspec
 
 _CHUNK = 1 << 20
+
+
+class ContentChanged(Exception):
+    """A content is not what its digest says."""
 
 
 class Blobs:
@@ -33,6 +40,58 @@ class Blobs:
     async def delete(self, digest: str) -> None:
         """Remove a blob; one that is not there is no error."""
         await asyncio.to_thread(self._delete, digest)
+
+    def below(self, name: str) -> Self:
+        """A store of its own in this one: what is deleted there is nobody else's."""
+        return type(self)(f"{self._url}/{name}")
+
+    def put_file(self, digest: str, file: IO[bytes]) -> None:
+        """Store what a file has from its start, in pieces. It blocks: call it in a thread.
+
+        Raises:
+            ContentChanged: The file has another content than that of the digest.
+        """
+        system, root = self._files()
+        path = self._path(root, digest)
+        if system.exists(path):
+            return
+        system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        part = f"{path}.{secrets.token_hex(8)}.part"
+        hasher = hashlib.sha256()
+        try:
+            file.seek(0)
+            with system.open(part, "wb") as target:
+                while chunk := file.read(_CHUNK):
+                    hasher.update(chunk)
+                    target.write(chunk)
+            if f"sha256:{hasher.hexdigest()}" != digest:
+                raise ContentChanged(digest)
+            system.mv(part, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                system.rm(part)
+            raise
+
+    def fetch_file(self, digest: str, file: IO[bytes]) -> None:
+        """Write a blob into a file, in pieces. It blocks: call it in a thread.
+
+        Raises:
+            FileNotFoundError: There is none of this digest.
+            ContentChanged: It was damaged where it is stored.
+        """
+        hasher = hashlib.sha256()
+        for chunk in self.pieces(digest):
+            hasher.update(chunk)
+            file.write(chunk)
+        if f"sha256:{hasher.hexdigest()}" != digest:
+            raise ContentChanged(digest)
+
+    def pieces(self, digest: str) -> Iterator[bytes]:
+        """Read a blob piece by piece; else as `fetch_file`."""
+        system, root = self._files()
+        with system.open(self._path(root, digest), "rb") as source:
+            while chunk := source.read(_CHUNK):
+                yield chunk
 
     def _files(self) -> tuple[Any, str]:
         if self._system is None:

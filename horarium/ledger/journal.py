@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -22,16 +22,19 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from horarium.content import INLINE_BYTES, Cleaned, clean, cut, digest_text
 from horarium.contract import StepKind, StepStatus, Usage
-from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes
+from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes, ThreadNotFound
 from horarium.ids import split_step_id
 from horarium.ledger.approvals import approval_row, record_votes
 from horarium.ledger.database import Ledger, Prepared, Statements, is_unreachable
 from horarium.ledger.grants import Granting, record_grant
+from horarium.ledger.lineage import topmost
 from horarium.ledger.schema import approvals, edits, messages, runs, steps, ticks
+from horarium.ledger.workspaces import record_change
 from horarium.people import is_among
 from horarium.protocol import Ballot
 from horarium.routine_state import RoutineState
 from horarium.tools import Effect
+from horarium.workspaces.manifest import Change
 
 SETTLED: tuple[StepStatus, ...] = ("completed", "failed", "rejected", "skipped", "cancelled")
 log = structlog.get_logger()
@@ -138,6 +141,7 @@ class _Settlement(NamedTuple):
     append: tuple[Answered, ...]
     keep: bool
     state: RoutineState | None
+    change: Change | None
 
 
 _GET = Prepared(select(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.number == bindparam("of_number")))
@@ -333,22 +337,25 @@ class Journal:
         append: Sequence[Answered] = (),
         keep: bool = False,
         state: RoutineState | None = None,
+        change: Change | None = None,
     ) -> StepRecord:
         """Store the outcome; the first settlement of a step stands, a later one changes nothing.
 
         `output` may be anything a tool can return; it is made storable here, and goes to the blob
         store when it is large or binary. `keep` stores a text whole whatever its size (a model's turn). `state`: what
-        a tool changed in its routine's state, kept with the outcome. A late
+        a tool changed in its routine's state, kept with the outcome; `change`: in its thread's workspace. A late
         settlement of the attempt that held the claim also counts while the outcome is still `unknown`.
 
         Returns:
             The record as it stands afterwards.
         """
-        settlement = _Settlement(status, output, code, message, usage, model, thread, tuple(append), keep, state)
+        settlement = _Settlement(
+            status, output, code, message, usage, model, thread, tuple(append), keep, state, change
+        )
         return await _persistently(lambda: self._settle(held, settlement))
 
     async def _settle(self, held: Held, settlement: _Settlement) -> StepRecord:
-        status, output, code, message, usage, model, thread, append, keep, state = settlement
+        status, output, code, message, usage, model, thread, append, keep, state, change = settlement
         stored = await self._storable(output, keep=keep)
         claim = held.claim
         async with self._ledger.write(durable=claim.effect is Effect.EXTERNAL) as connection:
@@ -375,7 +382,8 @@ class Journal:
                 await append_messages(connection, thread, claim.run_id, append, now)
             if state is not None and state.changed:
                 await _keep_state(connection, claim.run_id, state)
-            return StepRecord(*settled[0])
+            record = StepRecord(*settled[0])
+            return record if change is None else await _keep_change(connection, record, change, now)
 
     async def settle_unclaimed(
         self,
@@ -474,6 +482,13 @@ class Journal:
             )
             found = row.first()
             return int(found.failures) if found is not None else held.failures + failed
+
+    async def mark_untrusted(self, run_id: str, number: int) -> None:
+        """Say that strangers wrote what a step will have as its output."""
+        async with self._ledger.write() as connection:
+            await connection.execute(
+                update(steps).where(steps.c.run_id == run_id, steps.c.number == number).values(untrusted=1)
+            )
 
     async def mark_unknown(self, claim: StepClaim, message: str) -> StepRecord:
         """Say that nobody knows whether the step happened. A settlement that was there first stands."""
@@ -715,13 +730,27 @@ async def _keep_state(connection: Statements, run_id: str, state: RoutineState) 
         await connection.execute(
             select(ticks.c.id, ticks.c.state, ticks.c.changes)
             .join(runs, runs.c.tick == ticks.c.id)
-            .where(runs.c.id == run_id)
+            .where(runs.c.id == await topmost(connection, run_id))
             .with_for_update(of=ticks)
         )
     ).first()
     if row is not None:
         values = {"state": state.applied_to(row.state or {}), "changes": state.merged_into(row.changes)}
         await connection.execute(update(ticks).where(ticks.c.id == row.id).values(**values))
+
+
+async def _keep_change(connection: Statements, record: StepRecord, change: Change, now: datetime) -> StepRecord:
+    """What a tool changed in the workspace of its thread, and what there is to say about it to the model."""
+    try:
+        recorded = await record_change(connection, change, record.run_id, record.number, None, now)
+    except ThreadNotFound:
+        return record  # deleted meanwhile, and its files with it
+    if recorded.note is None:
+        return record
+    note = f"{record.note} {recorded.note}" if record.note else recorded.note
+    of_step = (steps.c.run_id == record.run_id, steps.c.number == record.number)
+    await connection.execute(update(steps).where(*of_step).values(note=note))
+    return replace(record, note=note)
 
 
 async def _one(connection: Statements, run_id: str, number: int) -> StepRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,13 +10,15 @@ from typing import Any
 from sqlalchemy import and_, delete, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from horarium.content import digest
 from horarium.contract import RunRequest, Status, Usage
 from horarium.errors import Conflict, RunExists, RunNotFound
 from horarium.ids import thread_id_for_run
 from horarium.ledger.approvals import withdraw_open
 from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.journal import Answered, append_messages, leave_nothing_claimed
-from horarium.ledger.schema import Instant, messages, runs
+from horarium.ledger.lineage import runs_below
+from horarium.ledger.schema import Instant, messages, runs, steps
 from horarium.ledger.threads import Threads, queue_input, queued_refs, release
 
 
@@ -93,6 +95,67 @@ class Runs:
                     connection, record.thread_id, f"{run_id}/input", request.input, run_id, request.requested_by
                 )
         return record
+
+    async def create_below(
+        self, run_id: str, request: RunRequest, task: str | None, *, parent: RunRecord, step: int
+    ) -> RunRecord:
+        """Write the run of a sub-agent down, with its task, before it is started; the same twice is one.
+
+        Raises:
+            RunExists: This id stands for another run.
+        """
+        thread = thread_id_for_run(run_id)
+        path = [*(parent.path or [parent.agent]), request.agent]
+        below = {"parent_run": parent.id, "parent_step": step, "path": path}
+        async with self._ledger.write() as connection:
+            await self._threads.ensure(connection, thread, request.tenant)
+            record = await self._ensure(connection, run_id, thread, request, None, handed_digest(request), below=below)
+            if (record.parent_run, record.parent_step, record.agent) != (parent.id, step, request.agent):
+                raise RunExists(f"Run {run_id} is there already, and is no sub-agent's of {parent.id}.")
+            if task is not None:
+                await self._threads.queue_within(
+                    connection, record.thread_id, f"{run_id}/input", task, run_id, request.requested_by
+                )
+        return record
+
+    async def earlier_below(self, key: str, run_id: str) -> RunRecord | None:
+        """The latest run, other than this one, that a sub-agent's call with this idempotency key was handed to."""
+        query = (
+            select(runs)
+            .join(steps, and_(steps.c.run_id == runs.c.parent_run, steps.c.number == runs.c.parent_step))
+            .where(steps.c.key == key, runs.c.id != run_id)
+            .order_by(runs.c.created_at.desc(), runs.c.id.desc())
+            .limit(1)
+        )
+        async with self._ledger.read() as connection:
+            row = (await connection.execute(query)).first()
+        return RunRecord(*row) if row is not None else None
+
+    async def children(self, run_id: str) -> list[RunRecord]:
+        """The runs of sub-agents that a run started, oldest first."""
+        async with self._ledger.read() as connection:
+            query = select(runs).where(runs.c.parent_run == run_id).order_by(runs.c.parent_step, runs.c.created_at)
+            return [RunRecord(*row) for row in await connection.execute(query)]
+
+    async def below(self, run_id: str) -> int:
+        """How many runs of sub-agents there were below a run, at any depth."""
+        async with self._ledger.read() as connection:
+            return await runs_below(connection, run_id)
+
+    async def spent(self, run_id: str) -> Usage:
+        """What the steps of a run have used: of one that could not say so itself at its end."""
+        counted = (steps.c.input_tokens, steps.c.output_tokens, steps.c.cost_micro_usd)
+        query = select(*(func.coalesce(func.sum(column), 0) for column in counted)).where(steps.c.run_id == run_id)
+        async with self._ledger.read() as connection:
+            tokens_in, tokens_out, cost = (await connection.execute(query)).one()
+        return Usage(input_tokens=int(tokens_in), output_tokens=int(tokens_out), cost_micro_usd=int(cost))
+
+    async def read_strangers(self, thread: str) -> bool:
+        """Whether a step of any run of a thread brought in what strangers wrote."""
+        query = select(steps.c.number).join(runs, runs.c.id == steps.c.run_id)
+        async with self._ledger.read() as connection:
+            found = await connection.scalar(query.where(runs.c.thread_id == thread, steps.c.untrusted == 1).limit(1))
+        return found is not None
 
     async def asked(self, run_id: str) -> Asked | None:
         """What a run that may have been written down was asked; None when it was not."""
@@ -236,12 +299,15 @@ class Runs:
         agent: str | None = None,
         tenant: str | None = None,
         thread: str | None = None,
+        below: bool = True,
         limit: int = 50,
     ) -> list[RunRecord]:
-        """The latest runs, newest first."""
+        """The latest runs, newest first; without those of sub-agents when `below` is False."""
         query = select(runs).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
         if status:
             query = query.where(runs.c.status.in_(status))
+        if not below:
+            query = query.where(runs.c.parent_run.is_(None))
         for column, value in ((runs.c.agent, agent), (runs.c.tenant, tenant), (runs.c.thread_id, thread)):
             if value is not None:
                 query = query.where(column == value)
@@ -257,6 +323,7 @@ class Runs:
         key: str | None,
         request_digest: str | None,
         tick: str | None = None,
+        below: Mapping[str, Any] | None = None,
     ) -> RunRecord:
         values: dict[str, Any] = {
             "id": run_id,
@@ -272,9 +339,15 @@ class Runs:
             "tick": tick,
             "metadata": request.metadata,
             "created_at": datetime.now(UTC),
+            **(below or {}),
         }
         await connection.execute(self._insert(runs).values(**values).on_conflict_do_nothing(index_elements=["id"]))
         return RunRecord(*(await connection.execute(select(runs).where(runs.c.id == run_id))).one())
+
+
+def handed_digest(request: RunRequest) -> str:
+    """Of what a sub-agent's run is started with, but for its task: nobody else can start it with anything else."""
+    return digest(request.model_dump(mode="json", exclude={"input", "carried"}, exclude_defaults=True))
 
 
 async def _move(connection: Statements, run_id: str, before: str, thread: str) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -309,13 +310,95 @@ links = Table(
 memories = Table(
     "memories",
     metadata,
-    Column("id", Integer().with_variant(BigInteger, "postgresql"), primary_key=True, autoincrement=True),
+    Column("id", String(40), primary_key=True),
     Column("tenant", String(64), nullable=False),
-    Column("scope", String(200), nullable=False),
-    Column("text", Text, nullable=False),
-    Column("run_id", String(200), nullable=False, unique=True),
+    Column("kind", String(20), nullable=False, comment="user, procedural or summary."),
+    Column("scope", String(200), nullable=False, comment="Of a user's: empty, it goes everywhere."),
+    Column("owner", String(200), nullable=False, comment="The user whose it is, folded; empty: nobody's own."),
+    Column("subject", String(200), nullable=False, comment="What it is about; folded."),
     Column("created_at", Instant, nullable=False),
-    Index(None, "tenant", "scope"),
+    UniqueConstraint("tenant", "kind", "scope", "owner", "subject"),
+)
+
+memory_versions = Table(
+    "memory_versions",
+    metadata,
+    Column("id", Integer().with_variant(BigInteger, "postgresql"), primary_key=True, autoincrement=True),
+    Column("memory_id", ForeignKey("memories.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column(
+        "status", String(20), nullable=False, comment="active, candidate, quarantined, rejected, withdrawn or undone."
+    ),
+    Column("text", Text, nullable=False),
+    Column("run_id", String(200), comment="That taught it first; null: a person wrote it."),
+    Column("agent", String(63)),
+    Column("model", String(200), comment="That put it into words; null: none did."),
+    Column("score", Float, comment="0 to 1, of the run that taught it."),
+    Column("judged_by", String(300), comment="The rubric, or `feedback:<person>`."),
+    Column("reason", Text, comment="Why it has the status it has."),
+    Column("changed_by", String(200), comment="The person who changed it last."),
+    Column("created_at", Instant, nullable=False),
+    Column("renewed_at", Instant, nullable=False, comment="When it was learned last."),
+    Column("expires_at", Instant, comment="Null: never."),
+    UniqueConstraint("memory_id", "version"),
+    Index(None, "run_id"),
+    Index(None, "status"),
+)
+
+memory_sources = Table(
+    "memory_sources",
+    metadata,
+    Column("memory_id", String(40), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("run_id", String(200), nullable=False),
+    Column("score", Float),
+    Column("at", Instant, nullable=False),
+    PrimaryKeyConstraint("memory_id", "version", "run_id"),
+    Index(None, "run_id"),
+)
+
+memory_uses = Table(
+    "memory_uses",
+    metadata,
+    Column("memory_id", String(200), nullable=False, comment="Ours, or that of a store elsewhere."),
+    Column("version", Integer, nullable=False),
+    Column("run_id", String(200), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("at", Instant, nullable=False),
+    PrimaryKeyConstraint("memory_id", "version", "run_id"),
+    Index(None, "run_id"),
+)
+
+lessons = Table(
+    "lessons",
+    metadata,
+    Column("run_id", String(200), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("report", Json, nullable=False, comment="What the step says that was learned: ids, no text."),
+    Column("feedback", String(10), comment="positive or negative; the last word."),
+    Column("feedback_by", String(200)),
+    Column("note", Text),
+    Column("created_at", Instant, nullable=False),
+)
+
+memory_outbox = Table(
+    "memory_outbox",
+    metadata,
+    Column("run_id", String(200), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("store", String(200), nullable=False),
+    Column("scope", String(500), nullable=False, comment="As the store has it: tenant and user."),
+    Column("items", Json, nullable=False, comment="The messages; emptied when they are delivered."),
+    Column(
+        "status",
+        String(20),
+        nullable=False,
+        comment="pending, sent, delivered, failed; or held back: candidate, quarantined, rejected, withdrawn.",
+    ),
+    Column("update_id", String(200), comment="The store's name for what it does."),
+    Column("message", Text),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
 )
 
 routines = Table(
@@ -429,6 +512,7 @@ trusted_tools = Table(
     metadata,
     Column("server", String(80), nullable=False, comment="Digest of its URL, or of its command."),
     Column("tool", String(200), nullable=False, comment="As the server names it."),
+    Column("label", String(24), nullable=False, comment="What an agent or toolbox called the server first."),
     Column("address", Text, nullable=False, comment="URL or command, for people."),
     Column("trusted_digest", String(80), comment="Null: nobody has looked at it yet."),
     Column("trusted", Json, comment="Name, description and schema as they were trusted."),
@@ -471,7 +555,7 @@ tool_workers = Table(
     Column("version", String(40), nullable=False, comment="Of this package there."),
     Column("python", String(20), nullable=False),
     Column("digest", String(80), nullable=False, comment="Of all that it serves: workers of one queue should agree."),
-    Column("tools", Json, nullable=False),
+    Column("tools", Json, nullable=False, comment="Name to the digest of its spec."),
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
     Column("stopped_at", Instant),
@@ -490,4 +574,50 @@ api_keys = Table(
     Column("expires_at", Instant),
     Column("last_used_at", Instant),
     Column("revoked_at", Instant),
+)
+
+workspace_versions = Table(
+    "workspace_versions",
+    metadata,
+    Column("thread_id", ForeignKey("threads.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("run_id", String(200), comment="The run whose step made it; null: a person, or a fork."),
+    Column("step", Integer),
+    Column("by", String(200)),
+    Column("note", Text),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("thread_id", "version"),
+)
+
+workspace_files = Table(
+    "workspace_files",
+    metadata,
+    Column("thread_id", ForeignKey("threads.id"), nullable=False),
+    Column("path", String(1000), nullable=False),
+    Column("since", Integer, nullable=False, comment="The first version that has it so."),
+    Column("until", Integer, comment="The first version that has it no longer so; null: the latest has it."),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", String(80), nullable=False, comment="Of its content, in the blob store below `workspaces`."),
+    Column("executable", Integer, nullable=False),
+    PrimaryKeyConstraint("thread_id", "path", "since"),
+    Index(None, "digest"),
+    Index("ix_workspace_files_thread_id_until", "thread_id", "until"),
+)
+
+workspace_uploads = Table(
+    "workspace_uploads",
+    metadata,
+    Column("id", String(40), nullable=False, comment="Of one attempt to record a version."),
+    Column("digest", String(80), nullable=False, comment="A content that is being stored: not to be deleted."),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("id", "digest"),
+    Index(None, "digest"),
+)
+
+workspace_garbage = Table(
+    "workspace_garbage",
+    metadata,
+    Column("digest", String(80), primary_key=True, comment="A content that a version named which is gone."),
 )

@@ -20,6 +20,7 @@ from horarium.contract import OPEN_TICK_STATUSES, TickSource, TickStatus
 from horarium.errors import RoutineNotFound
 from horarium.ledger.admission import RUNNING, Opened, admit, is_of, next_waiting, overlap_of
 from horarium.ledger.database import Ledger, Statements
+from horarium.ledger.lineage import topmost
 from horarium.ledger.routines import ENGINE, RoutineRecord
 from horarium.ledger.schema import routines, runs, ticks
 from horarium.routines import Routine
@@ -145,10 +146,10 @@ class Ticks:
             return [TickRecord(*row) for row in await connection.execute(query)]
 
     async def of_run(self, run: str) -> TickRecord | None:
-        """The tick of which a run is an attempt."""
-        query = select(ticks).join(runs, runs.c.tick == ticks.c.id).where(runs.c.id == run)
+        """The tick of which a run is an attempt, or of which the run that it is below is one."""
         async with self._ledger.read() as connection:
-            row = (await connection.execute(query)).first()
+            query = select(ticks).join(runs, runs.c.tick == ticks.c.id)
+            row = (await connection.execute(query.where(runs.c.id == await topmost(connection, run)))).first()
         return TickRecord(*row) if row is not None else None
 
     # ---- opening

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from horarium.errors import Conflict
 from horarium.ledger.database import Ledger
-from horarium.ledger.schema import run_toolsets, toolsets
+from horarium.ledger.schema import run_toolsets, runs, toolsets
 from horarium.toolsets import PinnedTool, Toolset
 
 KEPT_SETS = 200
@@ -36,9 +37,18 @@ class Toolsets:
         self._of_run: OrderedDict[str, tuple[str, int, str]] = OrderedDict()
 
     async def pin(self, run: str, agent: str, version: int, found: Toolset) -> FoundTools:
-        """Say once and for all which tools a run has; the first word stands."""
+        """Say once and for all which tools a run has; the first word stands.
+
+        Raises:
+            Conflict: The run is of another agent, or was opened with another version.
+        """
         now = datetime.now(UTC)
         async with self._ledger.write() as connection:
+            row = (await connection.execute(select(runs.c.agent, runs.c.version).where(runs.c.id == run))).first()
+            if row is not None and (row.agent != agent or row.version not in (None, version)):
+                raise Conflict(
+                    f"Run {run} is of agent {row.agent!r}: it has no tools of version {version} of {agent!r}."
+                )
             await connection.execute(
                 self._insert(toolsets)
                 .values(digest=found.digest, definition=found.model_dump(mode="json"), created_at=now)

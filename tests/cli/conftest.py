@@ -12,7 +12,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from horarium.cli import agents, approvals, runs
+from horarium.cli import agents, approvals, runs, threads
 from horarium.content import canonical
 from horarium.contract import RunRequest, Usage
 from horarium.definitions import Agent
@@ -62,6 +62,7 @@ def horarium() -> Horarium:
     app.add_typer(runs.app, name="runs")
     app.add_typer(agents.app, name="agents")
     app.add_typer(approvals.app, name="approvals")
+    app.add_typer(threads.app, name="threads")
     runner = CliRunner()
 
     def invoke(*words: str, input: str | None = None) -> Result:

@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from horarium.contract import Approval, Decision, Resolution, Usage
+from horarium.contract import Approval, Decision, Resolution, Usage, Waiting
 from horarium.definitions import Limits
 from horarium.errors import HorariumError
 from horarium.ids import approval_id, step_id
-from horarium.protocol import Call, Gate, ModelReply, RunPlan, ToolOutcome
+from horarium.protocol import Call, Compacted, Gate, ModelReply, RunPlan, ToolOutcome
 from horarium.tools import Effect
 from workflows import commands as cmd
 from workflows import events as ev
@@ -29,6 +29,7 @@ ENDING = cmd.SettleApprovals | cmd.Close | cmd.SettleCall | cmd.AskAgain | cmd.S
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RUN = "run_1"
 TOOLS = ("look", "find", "pay", "ship")
+AGENTS = ("scout", "clerk")
 GATED = ("pay", "ship")
 UNFAIR_ACTS = 20  # then something that leads to an event is done, however the dice fall
 FAIR_EVENTS = 600  # in a fair world a run must have ended after this many
@@ -61,10 +62,13 @@ def make_plan(dice: Dice) -> RunPlan:
             max_cost_usd=maybe(Decimal(1 + dice(300)) / 1_000_000),
             wall_time=timedelta(seconds=1 + dice(120)) if dice(3) == 0 else timedelta(hours=1000),
             max_repeats=1 + dice(4),
+            max_handoffs=dice(30),
+            max_depth=dice(4),
         ),
         on_step_failure=("tell", "fail", "hold")[dice(3)],
         procedure=procedure,
         remembers=dice(3) == 0,
+        recalls=dice(4) == 0,
         model_timeout=timedelta(minutes=1),
         heartbeat_timeout=timedelta(seconds=1),
         pending=pending,
@@ -92,9 +96,10 @@ def make_gate(dice: Dice) -> Gate | None:
 
 
 def make_call(dice: Dice, id: str, source: str, tool: str | None = None) -> Call:
-    """A call of one of a few tools with one of a few arguments, so that calls repeat."""
-    name = tool or TOOLS[dice(len(TOOLS))]
-    gated = name in GATED
+    """A call of one of a few tools or sub-agents with one of a few arguments, so that calls repeat."""
+    names = TOOLS if dice(3) else AGENTS
+    name = tool or names[dice(len(names))]
+    gated = name in GATED or (name in AGENTS and dice(4) == 0)
     return Call(
         id=id,
         tool=name,
@@ -105,6 +110,7 @@ def make_call(dice: Dice, id: str, source: str, tool: str | None = None) -> Call
         gated=gated,
         gate=make_gate(dice) if gated else None,
         released_by="gra_1" if gated and dice(8) == 0 else None,
+        agent=name if name in AGENTS else None,
     )
 
 
@@ -153,6 +159,11 @@ class Books:
     last_finish: str | None = None
     procedure_done: int = 0
     memories: int = 0
+    recalled: int | None = None
+    compacted: bool = False
+    handoffs: int = 0
+    shares: dict[int, Limits] = field(default_factory=dict)
+    sub_waits: set[int] = field(default_factory=set)
     active: timedelta = timedelta(0)
     closes: list[cmd.Close] = field(default_factory=list)
 
@@ -180,7 +191,8 @@ class Simulation:
     def run(self) -> cmd.Close:
         """Drive until the run is closed."""
         self.books.expected = [call.id for call in self.plan.pending]
-        self._count_repeats(self.plan.pending)
+        if not self.plan.recalls:
+            self._count_repeats(self.plan.pending)
         commands = self.machine.start(self.now)
         self._check(None, commands, ended_before=False)
         handled = 0
@@ -202,7 +214,7 @@ class Simulation:
 
     def _handle(self, event: ev.Event) -> list[cmd.Command]:
         step = timedelta(seconds=self.dice(20))
-        if self.machine.in_flight:
+        if self._busy():
             self.books.active += step
         self.now += step
         ended_before = self.machine.state.ending is not None
@@ -230,9 +242,17 @@ class Simulation:
 
     def _begin(self, command: cmd.Command) -> None:
         match command:
-            case cmd.CallModel() | cmd.CallTool() | cmd.SettleCall() | cmd.Remember():
+            case (
+                cmd.CallModel()
+                | cmd.CallTool()
+                | cmd.HandOff()
+                | cmd.SettleCall()
+                | cmd.Remember()
+                | cmd.Recall()
+                | cmd.Compact()
+            ):
                 self._spawn(command.number, command)
-                if isinstance(command, cmd.CallTool):
+                if isinstance(command, cmd.CallTool | cmd.HandOff):
                     self._begin_call(command)
             case cmd.AskPeople():
                 self._spawn(-command.requests[0].number, command)
@@ -289,8 +309,11 @@ class Simulation:
         assert number not in self.tasks, "one thing at a time is in flight for a step"
         self.tasks[number] = Task(command)
 
-    def _begin_call(self, command: cmd.CallTool) -> None:
+    def _begin_call(self, command: cmd.CallTool | cmd.HandOff) -> None:
         """At the moment the effect may happen, all that releases it must be there."""
+        assert isinstance(command, cmd.HandOff) == (command.call.agent is not None)
+        if isinstance(command, cmd.HandOff):
+            self._check_share(command)
         permit = (command.number, command.permit)
         assert permit not in self.books.permits, "a call is made at most once for each permit"
         self.books.permits.add(permit)
@@ -313,6 +336,22 @@ class Simulation:
         gate = command.call.gate or Gate()
         assert len(people) == len(decisions) == gate.required, "as many different people as the plan wants"
         assert asked not in self.books.expired
+
+    def _check_share(self, command: cmd.HandOff) -> None:
+        """A sub-agent is given no more than was left for it, and less when it is tried again."""
+        own, given = self.plan.limits, command.limits
+        assert given.max_depth == own.max_depth - 1 >= 0
+        assert timedelta(0) < given.wall_time <= own.wall_time
+        assert (given.max_tokens is None, given.max_cost_usd is None) == (
+            own.max_tokens is None,
+            own.max_cost_usd is None,
+        )
+        before = self.books.shares.get(command.number)
+        if before is not None and before.max_tokens is not None and given.max_tokens is not None:
+            assert given.max_tokens <= before.max_tokens
+        if before is not None:
+            assert given.max_handoffs <= before.max_handoffs
+        self.books.shares[command.number] = given
 
     # ---- the world
 
@@ -339,7 +378,7 @@ class Simulation:
                 case 18:
                     self.events.append(ev.TimePassed())
                 case 19:
-                    self.events.append(self._stale())
+                    self.events.append(self._sub_run_waits() if self.dice(2) else self._stale())
                 case _:
                     pass
 
@@ -378,6 +417,21 @@ class Simulation:
                 if outcome.status == "refused":  # nothing was begun
                     self.books.permits.discard((number, call.permit))
                 self.events.append(ev.ToolSettled(number, outcome))
+            case cmd.HandOff() as handed:
+                outcome = self._outcome(task.stopped, refusable=bool(handed.ballots))
+                if outcome.status == "refused":
+                    self.books.permits.discard((number, handed.permit))
+                elif outcome.status == "unknown":  # what its run does not know is asked there
+                    outcome = ToolOutcome(status="failed", code="sub_agent_failed", message="it failed")
+                if outcome.status != "refused":
+                    outcome = outcome.model_copy(update=self._spent(handed.limits))
+                self.events.append(ev.ToolSettled(number, outcome))
+            case cmd.Recall():
+                self.events.append(ev.Recalled(number, ok=self.dice(3) > 0))
+            case cmd.Compact():
+                status = "failed" if task.stopped or self.dice(3) == 0 else "completed"
+                used = Usage(input_tokens=self.dice(30), output_tokens=self.dice(10))
+                self.events.append(ev.Compacted(number, Compacted(status=status, usage=used)))  # type: ignore[arg-type]
             case cmd.Escalate() as escalation:
                 approval = self.desk.get(escalation.approval)
                 people = tuple(dict.fromkeys((*approval.approvers, "cem"))) if approval and approval.approvers else ()
@@ -403,6 +457,26 @@ class Simulation:
             case cmd.SettleApprovals(outcomes=outcomes):
                 self.events.append(ev.Refused(tuple(outcome.guards for outcome in outcomes)))
 
+    def _spent(self, limits: Limits) -> dict[str, Any]:
+        """What a sub-agent's run may have used: its share, and one turn more."""
+        tokens = self.dice(60) if limits.max_tokens is None else self.dice(limits.max_tokens + 20)
+        usage = Usage(input_tokens=tokens, cost_micro_usd=self.dice(40))
+        return {"usage": usage, "handoffs": self.dice(limits.max_handoffs + 1)}
+
+    def _sub_run_waits(self) -> ev.Event:
+        """A sub-agent's run begins to wait for people, or goes on; or it is one that is long over."""
+        flying = [number for number, task in self.tasks.items() if isinstance(task.command, cmd.HandOff)]
+        number = flying[self.dice(len(flying))] if flying else 9_999
+        waits = [Waiting(kind="sub_agent", id=f"run_{number}", question=f"apr_{n}", text="?") for n in range(2)]
+        return ev.SubRunWaits(number, tuple(waits[: self.dice(3)]))
+
+    def _busy(self) -> bool:
+        """Something is in flight that waits for nobody."""
+        state, waits = self.machine.state, self.books.sub_waits
+        beside = state.remembering or state.recalling is not None or state.compacting is not None
+        flying = [call for call in state.calls if call.in_flight and call.number not in waits]
+        return state.model == "running" or beside or bool(flying)
+
     def _reply(self, command: cmd.CallModel, stopped: bool) -> ModelReply:
         dice = self.dice
         if stopped and dice(2):
@@ -411,7 +485,9 @@ class Simulation:
         if not self.fair:
             match dice(14):
                 case 0:
-                    return ModelReply(status="failed", code="model_rejected", message="no", usage=usage)
+                    return ModelReply(
+                        status="failed", code="model_rejected", message="no", usage=usage, compact=dice(2) == 0
+                    )
                 case 1 | 2 | 3:
                     return ModelReply(finish="malformed", malformed="empty", note="Say something.", usage=usage)
                 case 4:
@@ -426,7 +502,7 @@ class Simulation:
         else:
             calls = tuple(self._call(source) for _ in range(1 + dice(4)))
         wrong = "bad JSON in one call" if dice(10) == 0 and not self.fair else None
-        return ModelReply(finish="calls", calls=calls, malformed=wrong, usage=usage)
+        return ModelReply(finish="calls", calls=calls, malformed=wrong, usage=usage, compact=dice(6) == 0)
 
     def _call(self, source: str, tool: str | None = None) -> Call:
         return make_call(self.dice, f"call_{self._name()}", source, tool)
@@ -512,6 +588,7 @@ class Simulation:
             case ev.ModelReplied(number, reply) if books.asked_of_model and number == books.asked_of_model.number:
                 self._account_turn(books.asked_of_model, reply, ended_before)
             case ev.ToolSettled(number, outcome) if number in books.calls:
+                books.sub_waits.discard(number)
                 self._account_call(books.calls[number], outcome, ended_before)
             case ev.Refused(numbers):
                 for number in numbers:
@@ -523,18 +600,36 @@ class Simulation:
                     rejected = asked in books.counted and books.counted[asked][-1].verdict == "reject"
                     if asked not in books.withdrawn and (rejected or asked in books.expired):
                         books.refused.add(made.call.digest)
+            case ev.SubRunWaits(number, waits) if number in books.calls:
+                flies = any(call.number == number and call.phase == "running" for call in self.machine.state.calls)
+                books.sub_waits.discard(number)
+                if waits and flies and self.machine.state.ending is None:
+                    books.sub_waits.add(number)
+            case ev.Recalled(number, ok):
+                books.recalled = number if ok else None
+                if not ended_before and books.active < self.plan.limits.wall_time:
+                    self._count_repeats(self.plan.pending)
+            case ev.Compacted(_, result):
+                books.usage = books.usage + result.usage
             case ev.MessageQueued(ref):
                 books.unread.append(ref)
             case ev.Remembered():
                 books.memories += 1
             case _:
                 pass
+        if self.machine.state.ending is not None:
+            books.sub_waits.clear()
 
     def _account_turn(self, command: cmd.CallModel, reply: ModelReply, ended_before: bool) -> None:
         books = self.books
         books.usage = books.usage + reply.usage
         if reply.status == "failed":
+            if reply.compact and not books.compacted and not ended_before:
+                # It was asked with these all the same: they are in the thread, and the next turn is another one.
+                books.unread = [ref for ref in books.unread if ref not in command.messages]
+                books.answered, books.asked_of_model, books.expected = [], None, []
             return
+        books.compacted = False
         books.turns += 1
         books.last_finish = reply.finish
         books.malformed = books.malformed + 1 if reply.malformed else 0
@@ -546,6 +641,9 @@ class Simulation:
             self._count_repeats(reply.calls)
 
     def _account_call(self, made: Made, outcome: ToolOutcome, ended_before: bool) -> None:
+        if outcome.usage is not None:
+            self.books.usage = self.books.usage + outcome.usage
+        self.books.handoffs += outcome.handoffs
         held = outcome.status == "failed" and not outcome.told and self.plan.on_step_failure == "hold"
         if outcome.status in ("unknown", "refused") or (held and not ended_before):
             return
@@ -574,9 +672,19 @@ class Simulation:
                 case cmd.CallModel():
                     self._check_call_model(command, fresh)
                     begun.add(command.number)
-                case cmd.CallTool():
+                case cmd.CallTool() | cmd.HandOff():
                     self._enter(command.number, command.call, fresh)
+                    if isinstance(command, cmd.HandOff) and isinstance(event, ev.Resolved):
+                        self.books.handoffs += 1  # a person wants one more
                     begun.add(command.number)
+                case cmd.Recall(number):
+                    assert (event, number) == (None, 1), "what is remembered is looked up first of all"
+                    fresh.add(number)
+                case cmd.Compact(number):
+                    assert number not in self.books.numbers | fresh
+                    assert not self.books.compacted, "a summary is made once between two turns"
+                    self.books.compacted = True
+                    fresh.add(number)
                 case cmd.AskPeople(requests):
                     for request in requests:
                         assert request.call.gated
@@ -586,8 +694,9 @@ class Simulation:
                         fresh.add(request.number)
                         self._enter(request.guards, request.call, fresh)
                 case cmd.SettleCall(number=number, call=call) if number not in self.books.calls:
-                    assert self.plan.revision >= 1
-                    assert call.digest in self.books.refused, "only what people refused is refused without asking"
+                    beyond = call.agent is not None and self._no_more_handoffs()
+                    assert beyond or self.plan.revision >= 1
+                    assert beyond or call.digest in self.books.refused, "only what people refused is refused unasked"
                     self._enter(number, call, fresh)
                 case cmd.Remember(number):
                     assert number not in self.books.numbers | fresh
@@ -617,6 +726,17 @@ class Simulation:
         fresh.add(number)
         assert self.machine.state.ending is None
         books.calls[number] = Made(call)
+        if call.agent is not None and not self._is_refused(number):
+            books.handoffs += 1
+            assert books.handoffs <= self.plan.limits.max_handoffs, "no more runs of sub-agents than the limit says"
+
+    def _no_more_handoffs(self) -> bool:
+        known, limits = self.books.calls, self.plan.limits
+        of_this_turn = [call for call in self.machine.state.calls if call.limits and call.number not in known]
+        return limits.max_depth == 0 or self.books.handoffs + len(of_this_turn) >= limits.max_handoffs
+
+    def _is_refused(self, number: int) -> bool:
+        return any(call.number == number and call.phase == "settling" for call in self.machine.state.calls)
 
     def _check_call_model(self, command: cmd.CallModel, fresh: set[int]) -> None:
         books, limits = self.books, self.plan.limits
@@ -646,6 +766,7 @@ class Simulation:
             assert command.closing == (done >= len(self.plan.procedure))
         else:
             assert (command.offer, command.closing) == (None, False)
+        assert command.recalled == books.recalled
         tokens = books.usage.input_tokens + books.usage.output_tokens
         if before is None and books.turns:
             assert limits.max_tokens is None or tokens < limits.max_tokens
@@ -662,11 +783,11 @@ class Simulation:
             assert machine.status == machine.state.ending.status
         else:
             assert machine.in_flight or waiting, "the run waits for nothing"
-            assert (machine.status == "requires_action") == (not machine.in_flight)
+            assert (machine.status == "requires_action") == (not self._busy())
         assert machine.state.usage == books.usage
         assert machine.state.turns == books.turns
         assert machine.state.procedure_done == books.procedure_done
-        assert len({w.id for w in waiting}) == len(waiting)
+        assert len({(w.id, w.question) for w in waiting}) == len(waiting)
         for one in waiting:
             if one.kind == "approval":
                 assert one.id in books.asked_of_people, "nobody was asked this"
@@ -674,7 +795,7 @@ class Simulation:
             assert machine.state.ending is not None
         left = machine.time_left(self.now)
         if not machine.closed and machine.state.ending is None:
-            assert (left is None) == (not machine.in_flight), "the clock stands while only people are waited for"
+            assert (left is None) == (not self._busy()), "the clock stands while only people are waited for"
             assert left is None or left == self.plan.limits.wall_time - books.active
 
     def _ended(self) -> cmd.Close:
@@ -717,7 +838,7 @@ class Simulation:
                 assert books.last_finish == "filtered"
             case "failed", "malformed_turns":
                 assert books.malformed == m.MAX_MALFORMED + 1
-            case "failed", "tool_failed":
+            case "failed", "tool_failed" | "sub_agent_failed":
                 assert self.plan.on_step_failure == "fail"
             case "failed", "model_rejected":
                 assert self.plan.on_step_failure != "hold"
@@ -738,7 +859,7 @@ class Simulation:
         flying = {
             n
             for n, made in self.books.calls.items()
-            if n in self.tasks and isinstance(self.tasks[n].command, cmd.CallTool)
+            if n in self.tasks and isinstance(self.tasks[n].command, cmd.CallTool | cmd.HandOff)
         }
         stop, close = self.machine.broke("ledger_gone", "The ledger is gone.")
         assert isinstance(stop, cmd.StopSteps)

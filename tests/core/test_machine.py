@@ -54,6 +54,7 @@ def test_thousands_of_long_histories_keep_every_promise_and_reach_every_kind_of_
     reasons = {reason for _, reason in ends}
     assert reasons >= {
         *(None, "cancelled", "failed_by_person", "malformed_turns", "model_rejected", "tool_failed"),
+        "sub_agent_failed",
         *("max_turns", "max_tokens", "max_cost_usd", "max_repeats", "wall_time", "max_output_tokens", "content_filter"),
     }, ends
 

@@ -16,8 +16,10 @@ from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Answered, Journal, append_messages
 from horarium.ledger.memories import Memories
+from horarium.ledger.memory_lessons import Lessons, Teaching
 from horarium.ledger.runs import Runs
 from horarium.ledger.threads import Threads
+from horarium.memories import Judgement, Lesson
 from horarium.tools import Effect
 from tests.core.ledgers import ask, held, open_run, step, thread_of
 from tests.core.test_journal import asked
@@ -124,13 +126,16 @@ async def test_deleting_a_thread_removes_what_was_said_and_leaves_that_something
     claim = step(run, 4)
     attempt = await held(journal, claim, thread=thread, append=[Answered("assistant", text="secret")])
     done = await journal.settle(attempt, "completed", b"\xff" * 50, message="secret")
-    await Memories(ledger).write("default", f"scope {run}", run, "secret")
+    lessons = (Lesson("summary", run, "secret"), Lesson("procedural", run, "secret"))
+    taught = Teaching("default", run, "clerk", f"scope {run}", "", lessons, Judgement(True))
+    await Lessons(ledger).learn(taught)
     await end(ledger, run)
 
     await Threads(ledger).delete(thread)
 
     assert await Threads(ledger).read(thread) == []
-    assert await Memories(ledger).latest("default", f"scope {run}", 10) == []
+    assert await Memories(ledger).list(scope=f"scope {run}") == []
+    assert await Lessons(ledger).learned(run) is None
     left = await journal.get(run, 4)
     assert (left.status, left.name, left.key, left.input_digest) == ("completed", "look", claim.key, "sha256:in")
     assert (left.arguments, left.output, left.output_blob, left.message) == (None, None, None, None)

@@ -481,7 +481,7 @@ async def test_a_completed_run_leaves_a_note_that_a_later_run_of_the_scope_is_gi
     remembering = agent(memory=Memory(scope="weather"))
     first = await engine.start(remembering, says("It rained."), input="How was Monday?")
     assert (await engine.finish(first)).status == "completed"
-    assert [s.kind for s in await first.steps()] == ["model_call", "memory_write"]
+    assert [s.kind for s in await first.steps()] == ["tool_call", "model_call", "memory_write"]
 
     second = await engine.start(remembering, says("As I said."), input="Again?")
     await engine.finish(second)

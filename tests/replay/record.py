@@ -23,7 +23,7 @@ from horarium.contract import SEARCH_ATTRIBUTES
 from horarium.conversion import data_converter
 from horarium.leaving import leave
 from tests.engine.conftest import World, beside_python
-from tests.replay.tick_shapes import SHAPES
+from tests.replay.all_shapes import SHAPES
 from tests.support.engine import TUNING, running_engine
 
 HISTORIES = Path(__file__).resolve().parents[1] / "histories"

@@ -16,8 +16,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, WorkflowRunne
 
 from horarium import protocol
 from horarium.conversion import data_converter
+from tests.replay.all_shapes import SHAPES
 from tests.replay.record import HISTORIES, play, recording_server
-from tests.replay.tick_shapes import SHAPES
 from tests.support.engine import sandbox
 from workflows.agent_run import AgentRun
 from workflows.routine_tick import RoutineTick

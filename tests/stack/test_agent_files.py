@@ -159,3 +159,28 @@ def problems(settings: Settings) -> list[str]:
     with pytest.raises(ConfigError) as refused:
         load_agents(settings)
     return refused.value.message.splitlines()
+
+
+def test_a_sub_agent_that_is_not_there_is_told_with_its_line_and_near_miss(write: Write):
+    settings = write(
+        agents__chief="model: local\nagents:\n  - clerk\n  - researchr\n",
+        agents__clerk="model: local\n",
+        agents__researcher="model: local\n",
+    )
+
+    assert problems(settings) == [
+        "agents/chief.yaml:4: agents.1: there is no agent 'researchr'; did you mean 'researcher'?"
+    ]
+
+
+def test_sub_agents_that_lead_back_to_where_they_began_are_refused_with_the_way_shown(write: Write):
+    settings = write(
+        agents__chief="model: local\nagents: [clerk, scout]\n",
+        agents__clerk="model: local\nagents: [scout]\n",
+        agents__scout="model: local\nagents:\n  - clerk\n",
+    )
+
+    assert problems(settings) == [
+        "agents/clerk.yaml:2: agents.0: its sub-agents go round in a circle: clerk > scout > clerk",
+        "agents/scout.yaml:3: agents.0: its sub-agents go round in a circle: scout > clerk > scout",
+    ]

@@ -18,7 +18,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from activities.models.base import ModelRequest, OnText, RequestedCall, Turn
 from activities.models.router import Models
 from horarium.client import Client, Run
-from horarium.definitions import Agent
+from horarium.definitions import Agent, ModelSettings
 from horarium.ledger.database import Ledger
 from horarium.project import Project
 from horarium.settings import Settings
@@ -76,6 +76,9 @@ class ModelForTests:
             return line
         said = line(request)
         return said if isinstance(said, Turn) else await said
+
+    async def window(self, model: str, settings: ModelSettings) -> int | None:
+        return None
 
     async def check(self, model: str) -> str:
         return "ready"

@@ -31,13 +31,14 @@ class Intruder:
         )
 
 
-async def ask_for(engine: Engine, activity: str, payload: Payload) -> Any:
+async def ask_for(engine: Engine, activity: str, payload: Payload, *, id: str | None = None) -> Any:
+    """Have a workflow of this id ask, as the run of this id would."""
     queue = f"intruder-{new_run_id()}"
     async with Worker(engine.env.client, task_queue=queue, workflows=[Intruder]):
         made = engine.env.client.execute_workflow(
             Intruder.run,
             args=[activity, payload.model_dump(mode="json")],
-            id=new_run_id(),
+            id=id or new_run_id(),
             task_queue=queue,
             execution_timeout=timedelta(seconds=30),
         )

@@ -38,7 +38,7 @@ def upgrade() -> None:
             nullable=False,
             comment="Of all that it serves: workers of one queue should agree.",
         ),
-        sa.Column("tools", Json(), nullable=False),
+        sa.Column("tools", Json(), nullable=False, comment="Name to the digest of its spec."),
         sa.Column("started_at", Instant(), nullable=False),
         sa.Column("seen_at", Instant(), nullable=False),
         sa.Column("stopped_at", Instant(), nullable=True),
@@ -81,6 +81,9 @@ def upgrade() -> None:
         "trusted_tools",
         sa.Column("server", sa.String(length=80), nullable=False, comment="Digest of its URL, or of its command."),
         sa.Column("tool", sa.String(length=200), nullable=False, comment="As the server names it."),
+        sa.Column(
+            "label", sa.String(length=24), nullable=False, comment="What an agent or toolbox called the server first."
+        ),
         sa.Column("address", sa.Text(), nullable=False, comment="URL or command, for people."),
         sa.Column("trusted_digest", sa.String(length=80), nullable=True, comment="Null: nobody has looked at it yet."),
         sa.Column("trusted", Json(), nullable=True, comment="Name, description and schema as they were trusted."),

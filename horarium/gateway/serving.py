@@ -1,0 +1,112 @@
+"""The process that serves the gateway, in front of an engine that runs somewhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import uvicorn
+
+from horarium.client import Client
+from horarium.errors import ConfigError
+from horarium.gateway.auth import is_loopback
+from horarium.gateway.mcp import gateway_app
+from horarium.ledger.api_keys import ApiKeys
+from horarium.ledger.toolboxes import Toolboxes
+from horarium.settings import GatewaySettings
+
+MOST_CONNECTIONS = 2_000
+LEAVING_PATIENCE = 3  # seconds for answers that are on their way
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A gateway that listens. `anonymous`: it lets calls in without a key."""
+
+    host: str
+    port: int
+    anonymous: bool
+    toolboxes: tuple[str, ...]
+
+    def address(self, toolbox: str) -> str:
+        """The MCP endpoint of a toolbox."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/toolboxes/{toolbox}/mcp"
+
+
+@asynccontextmanager
+async def serving(
+    client: Client, settings: GatewaySettings, *, host: str, port: int, toolboxes: Collection[str] | None = None
+) -> AsyncIterator[Serving]:
+    """Serve toolboxes as long as the block runs.
+
+    Args:
+        client: With a ledger.
+        settings: Of the gateway.
+        host: To bind to. Elsewhere than on loopback every call needs an API key.
+        port: 0 takes any that is free.
+        toolboxes: Their names. None: all that there are, also those that come later.
+
+    Raises:
+        ToolboxNotFound: There is no such toolbox.
+        ConfigError: The port is taken, or nobody could call.
+    """
+    ledger = client.require_ledger()
+    anonymous = settings.anonymous and is_loopback(host)
+    for name in toolboxes or ():
+        await Toolboxes(ledger).default(name)
+    if not anonymous and not await ApiKeys(ledger).any_counts():
+        raise ConfigError(
+            f"Nobody could call: on {host} every call needs an API key, and there is none.",
+            hint="Create one: horarium api-keys create --name NAME --toolbox NAME",
+        )
+    listener = _bound(host, port)
+    bound = int(listener.getsockname()[1])
+    app = gateway_app(client, settings, port=bound, served=toolboxes, anonymous=anonymous)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=LEAVING_PATIENCE,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        names = tuple(toolboxes) if toolboxes is not None else tuple(await Toolboxes(ledger).names())
+        yield Serving(host, bound, anonymous, names)
+    finally:
+        app.state.calls.leaving = True
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to whoever started it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"Cannot listen on {host} port {port}: {error.strerror}.", hint="Choose another with --port."
+        ) from error
+    return listener

@@ -1,0 +1,32 @@
+"""Which run handed its task to which: from a sub-agent's run up to the one that a person or a routine started."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from horarium.ledger.database import Statements
+from horarium.ledger.schema import runs
+
+MOST_LEVELS = 12  # more than limits allow, so that a loop in the rows ends
+
+
+async def topmost(connection: Statements, run: str) -> str:
+    """The run at the top; itself, when nobody handed it its task."""
+    for _ in range(MOST_LEVELS):
+        parent: str | None = await connection.scalar(select(runs.c.parent_run).where(runs.c.id == run))
+        if parent is None:
+            break
+        run = parent
+    return run
+
+
+async def runs_below(connection: Statements, run: str) -> int:
+    """How many runs of sub-agents there were below a run, at any depth."""
+    count, level = 0, [run]
+    for _ in range(MOST_LEVELS):
+        found = await connection.execute(select(runs.c.id).where(runs.c.parent_run.in_(level)))
+        level = [row[0] for row in found.fetchall()]
+        if not level:
+            break
+        count += len(level)
+    return count

@@ -1,0 +1,75 @@
+"""Servers and tools of other people, installed once into the user's cache and used as they are."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+NODE = "node@22.23.3"  # the conformance suite needs Node 22
+FILESYSTEM = "@modelcontextprotocol/server-filesystem@2026.8.31"
+CONFORMANCE = "@modelcontextprotocol/conformance@0.1.16"
+# The server was made for the SDK's first major version, so it has an environment of its own.
+SQLITE = ("mcp-server-sqlite==2025.4.25", "mcp==1.30.0")
+INSTALL_SECONDS = 600
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "horarium-tests"
+
+
+def node_modules() -> Path:
+    """Where the npm packages are."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+
+    def install(directory: Path) -> None:
+        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(directory)]
+        _run([*command, NODE, FILESYSTEM, CONFORMANCE])
+
+    return _installed("npm", f"{NODE} {FILESYSTEM} {CONFORMANCE}", install) / "node_modules"
+
+
+def node() -> str:
+    """Node 22."""
+    return str(node_modules() / "node" / "bin" / "node")
+
+
+def filesystem_server(directory: Path) -> tuple[str, ...]:
+    """The reference server for files, allowed to work in one directory."""
+    script = node_modules() / "@modelcontextprotocol" / "server-filesystem" / "dist" / "index.js"
+    return (node(), str(script), str(directory))
+
+
+def sqlite_server(database: Path) -> tuple[str, ...]:
+    """The reference server for a SQLite file."""
+
+    def install(directory: Path) -> None:
+        _run([sys.executable, "-m", "venv", str(directory)])
+        _run([str(directory / "bin" / "pip"), "install", "--quiet", *SQLITE])
+
+    program = _installed("sqlite", " ".join(SQLITE), install) / "bin" / "mcp-server-sqlite"
+    return (str(program), "--db-path", str(database))
+
+
+def _installed(name: str, wanted: str, install: Callable[[Path], None]) -> Path:
+    """The directory with what is wanted; two sessions do not install at once."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    directory, note = CACHE / name, CACHE / f"{name}.installed"
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not note.exists() or note.read_text() != wanted:
+            note.unlink(missing_ok=True)
+            shutil.rmtree(directory, ignore_errors=True)
+            install(directory)
+            note.write_text(wanted)
+    return directory
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
+    if done.returncode:
+        pytest.skip(f"not to be installed here: {done.stderr.strip()[-300:]}")
