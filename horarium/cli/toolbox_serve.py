@@ -64,7 +64,7 @@ async def _serve(names: tuple[str, ...] | None, host: str, port: int, *, as_json
         loop.add_signal_handler(number, stop.set)
     async with (
         opened_client(settings) as (client, _ledger),
-        serving(client, settings.gateway, host=host, port=port, toolboxes=names) as served,
+        serving(client, settings, host=host, port=port, toolboxes=names) as served,
     ):
         if not served.toolboxes:
             raise ConfigError("There is no toolbox yet.", hint="Write one into toolboxes/, and start: horarium up")

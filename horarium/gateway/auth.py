@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from horarium.apikeys import ApiKey
+from horarium.gateway.roles import Role, role_of
 from horarium.ledger.api_keys import ApiKeys
 
 log = structlog.get_logger()
@@ -37,9 +38,10 @@ class Caller:
     name: str
     tenant: str
     key: str | None
+    role: Role = Role.NOBODY
 
 
-ANYBODY = Caller(name="mcp", tenant="default", key=None)
+ANYBODY = Caller(name="mcp", tenant="default", key=None, role=Role.ADMIN)
 
 
 def is_loopback(host: str) -> bool:
@@ -101,13 +103,15 @@ class Gate:
 
     def _allowed(self, scope: Scope, key: ApiKey) -> Response | None:
         match = _TOOLBOX.match(scope["path"])
-        if match is None:
-            return _refusal(404, "There is nothing here. Toolboxes are at /toolboxes/NAME/mcp.")
+        caller = Caller(name=key.name, tenant=key.tenant, key=key.id, role=role_of(key.scopes))
+        if match is None:  # what a role may do, each route says
+            scope[CALLER] = caller
+            return None
         name = match.group(1)
         if not key.allows("toolbox", name):
             challenge = f'Bearer realm="horarium", error="insufficient_scope", scope="toolbox:{name}"'
             return _refusal(403, "The API key is not for this toolbox.", challenge)
-        scope[CALLER] = Caller(name=key.name, tenant=key.tenant, key=key.id)
+        scope[CALLER] = caller
         # An MCP session stays with the key that opened it; the session manager reads this.
         scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=key.id, scopes=list(key.scopes)))
         return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import mcp_types as types
@@ -19,20 +19,17 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from sqlalchemy.exc import DBAPIError
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from horarium.client import Client
 from horarium.errors import HorariumError, ToolboxNotFound
 from horarium.gateway import results
-from horarium.gateway.auth import ANYBODY, CALLER, Caller, Gate
+from horarium.gateway.auth import ANYBODY, CALLER, Caller
 from horarium.gateway.calling import Calls
 from horarium.gateway.listing import Endpoint, Listings, as_mcp
-from horarium.ledger.api_keys import ApiKeys
 from horarium.ledger.toolworkers import own_version
 from horarium.settings import GatewaySettings
 
@@ -123,39 +120,27 @@ class Endpoints:
         return self._pins[pin]
 
 
-def gateway_app(
-    client: Client, settings: GatewaySettings, *, port: int, served: Collection[str] | None = None, anonymous: bool
-) -> Starlette:
-    """The ASGI application: the gate, and behind it one MCP endpoint for each toolbox.
+@dataclass(frozen=True, slots=True)
+class McpEndpoints:
+    """One MCP endpoint for each toolbox; `manager` has to run as long as the routes answer."""
 
-    Whoever stops it sets `app.state.calls.leaving` first, so that the runs of its clients go on.
-    """
+    manager: StreamableHTTPSessionManager
+    calls: Calls
+    routes: list[BaseRoute]
+
+
+def mcp_endpoints(client: Client, settings: GatewaySettings, served: Collection[str] | None) -> McpEndpoints:
+    """`served`: names of the toolboxes; None: all that there are."""
     endpoints = Endpoints(client, settings, served)
     manager = StreamableHTTPSessionManager(
         endpoints.server, max_request_body_size=settings.max_body_bytes, max_sessions=settings.max_sessions
     )
     answer = _Answer(endpoints, manager)
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with manager.run():
-            yield
-
-    gate = Middleware(
-        Gate,
-        keys=ApiKeys(client.require_ledger()),
-        port=port,
-        hosts=settings.hosts,
-        origins=settings.origins,
-        anonymous=anonymous,
-    )
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/toolboxes/{name}/mcp", endpoint=answer),
         Route("/toolboxes/{name}/versions/{version:int}/mcp", endpoint=answer),
     ]
-    app = Starlette(routes=routes, middleware=[gate], lifespan=lifespan)
-    app.state.calls = endpoints.calls
-    return app
+    return McpEndpoints(manager, endpoints.calls, routes)
 
 
 class _Answer:

@@ -13,11 +13,11 @@ import uvicorn
 
 from horarium.client import Client
 from horarium.errors import ConfigError
+from horarium.gateway.app import gateway_app
 from horarium.gateway.auth import is_loopback
-from horarium.gateway.mcp import gateway_app
 from horarium.ledger.api_keys import ApiKeys
 from horarium.ledger.toolboxes import Toolboxes
-from horarium.settings import GatewaySettings
+from horarium.settings import Settings
 
 MOST_CONNECTIONS = 2_000
 LEAVING_PATIENCE = 3  # seconds for answers that are on their way
@@ -40,13 +40,13 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    client: Client, settings: GatewaySettings, *, host: str, port: int, toolboxes: Collection[str] | None = None
+    client: Client, settings: Settings, *, host: str, port: int, toolboxes: Collection[str] | None = None
 ) -> AsyncIterator[Serving]:
     """Serve toolboxes as long as the block runs.
 
     Args:
         client: With a ledger.
-        settings: Of the gateway.
+        settings: Of the project.
         host: To bind to. Elsewhere than on loopback every call needs an API key.
         port: 0 takes any that is free.
         toolboxes: Their names. None: all that there are, also those that come later.
@@ -56,7 +56,7 @@ async def serving(
         ConfigError: The port is taken, or nobody could call.
     """
     ledger = client.require_ledger()
-    anonymous = settings.anonymous and is_loopback(host)
+    anonymous = settings.gateway.anonymous and is_loopback(host)
     for name in toolboxes or ():
         await Toolboxes(ledger).default(name)
     if not anonymous and not await ApiKeys(ledger).any_counts():

@@ -17,7 +17,7 @@ from horarium.definitions import ApprovalRule
 from horarium.gateway.results import KEY
 from horarium.gateway.serving import Serving, serving
 from horarium.ledger.toolboxes import Toolboxes
-from horarium.settings import GatewaySettings
+from horarium.settings import GatewaySettings, Settings
 from horarium.toolboxes import Toolbox
 from tests.engine.conftest import World, engine, env, world
 from tests.support.engine import Engine
@@ -36,6 +36,11 @@ SHOP = Toolbox(
 def keyed(key: object) -> Any:
     """The metadata of a call that has an idempotency key."""
     return {KEY: key}
+
+
+def of_gateway(project: Settings, gateway: GatewaySettings) -> Settings:
+    """A project's settings with these of the gateway."""
+    return project.model_copy(update={"gateway": gateway})
 
 
 Serve = Callable[..., Awaitable[Serving]]
@@ -70,7 +75,9 @@ async def serve(engine: Engine) -> AsyncIterator[Serve]:
 
         async def start(settings: GatewaySettings = PATIENT, **more: Any) -> Serving:
             return await stack.enter_async_context(
-                serving(engine.client, settings, **{"host": "127.0.0.1", "port": 0, **more})
+                serving(
+                    engine.client, of_gateway(engine.settings, settings), **{"host": "127.0.0.1", "port": 0, **more}
+                )
             )
 
         yield start

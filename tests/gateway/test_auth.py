@@ -18,7 +18,7 @@ from horarium.ledger.schema import api_keys
 from horarium.ledger.toolboxes import Toolboxes
 from horarium.settings import GatewaySettings
 from tests.engine.conftest import World
-from tests.gateway.conftest import PATIENT, SHOP, Serve, Shop, keyed
+from tests.gateway.conftest import PATIENT, SHOP, Serve, Shop, keyed, of_gateway
 from tests.support.engine import Engine
 
 STRICT = PATIENT.model_copy(update={"anonymous": False})
@@ -200,19 +200,21 @@ async def test_what_is_not_served_is_not_there(engine: Engine, serve: Serve) -> 
 async def test_elsewhere_than_on_loopback_it_does_not_start_without_keys(engine: Engine) -> None:
     await Toolboxes(engine.ledger).register(SHOP)
     with pytest.raises(ConfigError, match="every call needs an API key"):
-        async with serving(engine.client, PATIENT, host="0.0.0.0", port=0):
+        async with serving(engine.client, of_gateway(engine.settings, PATIENT), host="0.0.0.0", port=0):
             pytest.fail("it must not come up")
 
     await ApiKeys(engine.ledger).create("laptop", ("toolbox:*",))
 
-    async with serving(engine.client, PATIENT, host="0.0.0.0", port=0) as served:
+    async with serving(engine.client, of_gateway(engine.settings, PATIENT), host="0.0.0.0", port=0) as served:
         assert not served.anonymous
         assert (await post(f"http://127.0.0.1:{served.port}/toolboxes/shop/mcp")).status_code == 401
 
 
 async def test_a_toolbox_that_is_not_there_is_not_served(engine: Engine) -> None:
     with pytest.raises(ToolboxNotFound):
-        async with serving(engine.client, GatewaySettings(), host="127.0.0.1", port=0, toolboxes=("shop",)):
+        async with serving(
+            engine.client, of_gateway(engine.settings, GatewaySettings()), host="127.0.0.1", port=0, toolboxes=("shop",)
+        ):
             pytest.fail("it must not come up")
 
 

@@ -19,7 +19,7 @@ from horarium.gateway.serving import serving
 from horarium.ledger.toolboxes import Toolboxes
 from horarium.toolboxes import Toolbox
 from tests.gateway.conformance_tools import TOOLS
-from tests.gateway.conftest import PATIENT
+from tests.gateway.conftest import PATIENT, of_gateway
 from tests.support.engine import running_engine
 
 SUITE = "@modelcontextprotocol/conformance@0.1.16"
@@ -61,7 +61,7 @@ async def test_the_scenarios_about_tools_pass(env: WorkflowEnvironment, tmp_path
     async with running_engine(env, tmp_path / "project", TOOLS) as engine:
         toolbox = Toolbox(name="conformance", tools=tuple(item.name for item in TOOLS))
         await Toolboxes(engine.ledger).register(toolbox)
-        async with serving(engine.client, PATIENT, host="127.0.0.1", port=0) as served:
+        async with serving(engine.client, of_gateway(engine.settings, PATIENT), host="127.0.0.1", port=0) as served:
             at_once = asyncio.Semaphore(3)
 
             async def run(scenario: str) -> str | None:

@@ -22,7 +22,7 @@ from horarium.ledger.toolboxes import Toolboxes
 from horarium.settings import GatewaySettings
 from horarium.toolboxes import Toolbox
 from tests.crash.rig import crash_stack, wait_for
-from tests.gateway.conftest import keyed
+from tests.gateway.conftest import keyed, of_gateway
 from tests.support.stack import Stack, until
 
 BANK = Toolbox(name="bank", tools=("look", "put", "post", "pay"), approvals=(ApprovalRule(tools=("p*",), required=0),))
@@ -34,7 +34,7 @@ async def bank(stack: Stack, patience: float, start: float = 10) -> AsyncIterato
     await Toolboxes(stack.client.require_ledger()).register(BANK)
     settings = GatewaySettings(call_patience=timedelta(seconds=patience), start_patience=timedelta(seconds=start))
     async with (
-        serving(stack.client, settings, host="127.0.0.1", port=0) as served,
+        serving(stack.client, of_gateway(stack.settings, settings), host="127.0.0.1", port=0) as served,
         McpClient(served.address("bank")) as client,
     ):
         yield client

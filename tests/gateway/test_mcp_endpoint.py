@@ -18,7 +18,7 @@ from horarium.ledger.toolboxes import Toolboxes
 from horarium.settings import GatewaySettings
 from horarium.toolboxes import Toolbox
 from tests.engine.conftest import World
-from tests.gateway.conftest import PATIENT, SHOP, Serve, Shop, keyed
+from tests.gateway.conftest import PATIENT, SHOP, Serve, Shop, keyed, of_gateway
 from tests.support.engine import PATIENCE, Engine
 
 HASTY = GatewaySettings(call_patience=timedelta(seconds=1))
@@ -265,7 +265,7 @@ async def test_one_of_two_who_wait_for_a_run_may_go_without_ending_it(shop: Shop
 
 async def test_a_gateway_that_stops_leaves_its_runs_alone(engine: Engine, world: World) -> None:
     await Toolboxes(engine.ledger).register(SHOP)
-    async with serving(engine.client, PATIENT, host="127.0.0.1", port=0) as served:
+    async with serving(engine.client, of_gateway(engine.settings, PATIENT), host="127.0.0.1", port=0) as served:
         shop = Shop(served, engine)
         async with shop.client() as client:
             calling = asyncio.create_task(client.call_tool("pay", {"amount": 7}))

@@ -1,0 +1,54 @@
+"""What every route of the gateway needs: the client, who calls, and whether that is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from horarium.client import Client
+from horarium.gateway.auth import ANYBODY, CALLER, Caller
+from horarium.gateway.roles import NotAllowed, Role
+from horarium.settings import GatewaySettings, Settings
+
+
+def _client(request: Request) -> Client:
+    client: Client = request.app.state.client
+    return client
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope.get(CALLER, ANYBODY)
+    return caller
+
+
+def needs(role: Role) -> Callable[[Request], Caller]:
+    """A dependency: the caller, who has at least this role.
+
+    Raises:
+        NotAllowed: He has not.
+    """
+
+    def checked(request: Request) -> Caller:
+        caller = _caller(request)
+        if caller.role < role:
+            name = role.name.lower()
+            raise NotAllowed(f"This needs the role {name}.", hint=f"Use an API key with the scope role:{name}.")
+        return caller
+
+    return checked
+
+
+TheClient = Annotated[Client, Depends(_client)]
+TheSettings = Annotated[Settings, Depends(_settings)]
+Viewer = Annotated[Caller, Depends(needs(Role.VIEWER))]
+Operator = Annotated[Caller, Depends(needs(Role.OPERATOR))]
+Approver = Annotated[Caller, Depends(needs(Role.APPROVER))]
+Admin = Annotated[Caller, Depends(needs(Role.ADMIN))]
+__all__ = ["Admin", "Approver", "GatewaySettings", "Operator", "TheClient", "TheSettings", "Viewer", "needs"]
