@@ -56,10 +56,18 @@ from horarium.contract import (
 from horarium.definitions import Agent, Limits
 from horarium.directcalls import CALLER, call_step
 from horarium.edits import check_edit
-from horarium.errors import ApprovalNotFound, ConfigError, Conflict, HorariumError, RunNotFound, Unreachable
+from horarium.errors import (
+    ApprovalAlreadyDecided,
+    ApprovalNotFound,
+    ConfigError,
+    Conflict,
+    HorariumError,
+    RunNotFound,
+    Unreachable,
+)
 from horarium.ids import new_run_id, run_id_for_key
 from horarium.ledger.agents import Agents, AgentVersion
-from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord
+from horarium.ledger.approvals import ApprovalRecord, Approvals, EditRecord, QuestionKind, VoteRecord
 from horarium.ledger.database import Ledger
 from horarium.ledger.grants import Grant, Grants
 from horarium.ledger.journal import SETTLED, Journal, StepRecord
@@ -70,6 +78,7 @@ from horarium.proof import KeyRing
 from horarium.routine_client import RoutineClient
 from horarium.settings import Settings
 from horarium.thread_client import ThreadClient
+from horarium.toolbox_client import ToolboxClient
 from horarium.turns import stored_turn
 from horarium.workspace_client import WorkspaceClient
 
@@ -97,7 +106,7 @@ class RunEvent:
     text: str | None = None
 
 
-class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadClient):
+class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadClient, ToolboxClient):
     """A connection to Temporal and, unless told otherwise, to the ledger. Close it, or use `async with`."""
 
     def __init__(self, temporal: TemporalClient, ledger: Ledger | None, settings: Settings | None = None) -> None:
@@ -245,27 +254,79 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
         agent: str | None = None,
         tenant: str | None = None,
         thread: str | None = None,
+        tick: str | None = None,
+        routine: str | None = None,
+        parent: str | None = None,
+        before: tuple[datetime, str] | None = None,
         limit: int = 50,
     ) -> list[RunRecord]:
-        """The latest runs, newest first; from the ledger."""
-        return await Runs(self._ledger).list(status=status, agent=agent, tenant=tenant, thread=thread, limit=limit)
+        """The latest runs, newest first; from the ledger.
+
+        Args:
+            parent: The run that handed them their tasks.
+            before: Time of creation and id of the last run of the page before this one.
+        """
+        return await Runs(self._ledger).list(
+            status=status,
+            agent=agent,
+            tenant=tenant,
+            thread=thread,
+            tick=tick,
+            routine=routine,
+            parent=parent,
+            before=before,
+            limit=limit,
+        )
+
+    async def run_record(self, run_id: str, *, tenant: str | None = None) -> RunRecord:
+        """One run as the ledger has it; `tenant`: whose it has to be, None for anybody's.
+
+        Raises:
+            RunNotFound: There is none, or it is another tenant's.
+        """
+        record = await Runs(self._ledger).get(run_id)
+        if tenant not in (None, record.tenant):
+            raise RunNotFound(f"There is no run {run_id!r}.", hint="See which there are: horarium runs list")
+        return record
 
     async def approvals(
-        self, *, status: str | None = "pending", tenant: str | None = None, limit: int = 50
+        self,
+        *,
+        status: str | None = "pending",
+        tenant: str | None = None,
+        kind: QuestionKind | None = None,
+        run: str | None = None,
+        agent: str | None = None,
+        tool: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int = 50,
     ) -> list[ApprovalRecord]:
         """The inbox over all runs, newest first, from the ledger, with the exact arguments.
 
         Approvals, and steps that only a person can settle: tell them apart by `kind`.
-        """
-        return await Approvals(self._ledger).list(status=status, tenant=tenant, limit=limit)
 
-    async def approval(self, approval_id: str) -> ApprovalRecord:
-        """One question of the inbox.
+        Args:
+            status: None: whatever became of them.
+            before: Time of asking and id of the last one of the page before this.
+        """
+        return await Approvals(self._ledger).list(
+            status=status, tenant=tenant, kind=kind, run=run, agent=agent, tool=tool, before=before, limit=limit
+        )
+
+    async def approval(self, approval_id: str, *, tenant: str | None = None) -> ApprovalRecord:
+        """One question of the inbox; `tenant`: whose it has to be, None for anybody's.
 
         Raises:
-            ApprovalNotFound: There is none.
+            ApprovalNotFound: There is none, or it is another tenant's.
         """
-        return await Approvals(self._ledger).get(approval_id)
+        found = await Approvals(self._ledger).get(approval_id)
+        if tenant not in (None, found.tenant):
+            raise ApprovalNotFound(f"There is no approval {approval_id!r}.")
+        return found
+
+    async def edit_of(self, approval_id: str) -> EditRecord | None:
+        """How a person last changed the arguments of a call that was asked about, if one did."""
+        return await Approvals(self._ledger).latest_edit(approval_id)
 
     async def votes(self, approval_id: str) -> list[VoteRecord]:
         """Who said what on an approval, in order."""
@@ -291,6 +352,19 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
                 if late or not await self._waits(decision.approval):
                     raise
                 await asyncio.sleep(LOOK_EVERY)
+            except Conflict as error:
+                if type(error) is Conflict:  # the run has ended, and says no more; the ledger knows who decided
+                    await self._say_who_decided(decision.approval, error)
+                raise
+
+    async def _say_who_decided(self, approval_id: str, ended: Conflict) -> None:
+        if self.ledger is None:
+            return
+        found = await Approvals(self.ledger).get(approval_id)
+        if found.verdict is not None and found.decided_by is not None:
+            raise ApprovalAlreadyDecided(
+                f"Approval {approval_id} was {found.status} by {found.decided_by}, and its run has ended."
+            ) from ended
 
     async def _waits(self, approval_id: str) -> bool:
         if self.ledger is None:

@@ -26,6 +26,10 @@ OnStepFailure = Literal["tell", "fail", "hold"]
 NameOrRole = Annotated[str, Field(max_length=200)]
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Limits(Definition):
     """Where a run stops by itself. Reaching one ends it `incomplete`, with the limit's name as the reason."""
 
@@ -43,6 +47,13 @@ class Limits(Definition):
         default=100, ge=0, description="Runs of sub-agents below this run, at any depth; more are refused."
     )
     max_depth: int = Field(default=3, ge=0, le=10, description="Levels of sub-agents below this run.")
+    # Left out of the digest where they are not used: no agent gets a new version because limits were added.
+    max_output_tokens: int | None = Field(
+        default=None, ge=1, description="Output of all turns together. None: no limit.", exclude_if=_is_none
+    )
+    max_tool_calls: int | None = Field(
+        default=None, ge=1, description="Tool calls of all turns together. None: no limit.", exclude_if=_is_none
+    )
 
 
 def _a_model(model: str) -> str:

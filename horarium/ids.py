@@ -46,6 +46,11 @@ def sub_run_id(step: str, permit: int) -> str:
     return f"run_{_derived('sub-run', step, str(permit))}"
 
 
+def thread_id_for_session(tenant: str, agent: str, session: str) -> str:
+    """The thread of a session that a caller of an agent names."""
+    return f"thr_{_derived('session', tenant, agent, session)}"
+
+
 def step_id(run_id: str, number: int) -> str:
     """`run_…/0007`."""
     return f"{run_id}/{number:04d}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal
 
 from temporalio.client import Client as TemporalClient
@@ -70,9 +71,13 @@ class MemoryClient(ABC):
         status: Sequence[MemoryStatus] = (),
         run: str | None = None,
         tenant: str | None = None,
+        before: tuple[datetime, str] | None = None,
         limit: int = 100,
     ) -> list[Memory]:
-        """Memories, the newest first; with `status`, those with such a version; with `run`, those that it taught."""
+        """Memories, the newest first; with `status`, those with such a version; with `run`, those that it taught.
+
+        `before`: when the last of the page before was made, and its id.
+        """
         return await Memories(self.require_ledger()).list(
             tenant=tenant,
             kind=kind,
@@ -80,6 +85,7 @@ class MemoryClient(ABC):
             owner=plain(user) if user is not None else None,
             status=status,
             run=run,
+            before=before,
             limit=limit,
         )
 

@@ -16,7 +16,7 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from horarium import contract
-from horarium.contract import RoutineAction, RoutineOrder, RoutineOrdered
+from horarium.contract import RoutineAction, RoutineOrder, RoutineOrdered, TickStatus
 from horarium.definitions import Agent
 from horarium.durations import duration
 from horarium.errors import BY_CODE, ConfigError, Conflict, HorariumError, Unreachable
@@ -228,30 +228,47 @@ class RoutineClient(ABC):
         """All routines, by name."""
         return await Routines(self.require_ledger()).list(tenant=tenant)
 
-    async def routine_record(self, name: str) -> RoutineRecord:
-        """One routine, as it is meant to be and with what it remembers.
+    async def routine_record(self, name: str, *, tenant: str | None = None) -> RoutineRecord:
+        """One routine, as it is meant to be and with what it remembers. `tenant` None: whose it is does not matter.
 
         Raises:
-            RoutineNotFound: There is none.
+            RoutineNotFound: There is none, or it is another tenant's.
         """
-        return await Routines(self.require_ledger()).get(name)
+        return await Routines(self.require_ledger()).get(name, tenant=tenant)
 
-    async def ticks(self, routine: str | None = None, *, limit: int = 50) -> list[TickRecord]:
-        """The latest ticks, of one routine or of all, newest first."""
-        return await Ticks(self.require_ledger()).list(routine=routine, limit=limit)
+    async def ticks(
+        self,
+        routine: str | None = None,
+        *,
+        status: Sequence[TickStatus] = (),
+        tenant: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int = 50,
+    ) -> list[TickRecord]:
+        """The latest ticks, of one routine or of all, newest first.
 
-    async def tick(self, tick: str) -> TickRecord:
+        `before`: the scheduled time and the id of the last one of the page before.
+        """
+        return await Ticks(self.require_ledger()).list(
+            routine=routine, status=status, tenant=tenant, before=before, limit=limit
+        )
+
+    async def tick(self, tick: str, *, tenant: str | None = None) -> TickRecord:
         """One tick.
 
         Raises:
-            RoutineNotFound: There is none of this id.
+            RoutineNotFound: There is none of this id, or it is another tenant's.
         """
-        return await Ticks(self.require_ledger()).get(tick)
+        return await Ticks(self.require_ledger()).get(tick, tenant=tenant)
 
     async def _order(
         self, action: RoutineAction, routine: str | None, tenant: str, by: str | None, **rest: Any
     ) -> RoutineOrdered:
-        order = RoutineOrder.model_validate({"action": action, "routine": routine, "tenant": tenant, "by": by, **rest})
+        said = {"action": action, "routine": routine, "tenant": tenant, "by": by, **rest}
+        try:
+            order = RoutineOrder.model_validate(said)
+        except ValidationError as error:
+            raise ConfigError("\n".join(sentences(error, RoutineOrder))) from error
         key = order.key
         name = order_id(tenant, action, routine or order.event or "", key) if key is not None else new_order_id()
         patience = BACKFILL_PATIENCE if action == "backfill" else ORDER_PATIENCE

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from horarium.definition import Duration
+from horarium.definition import Duration, a_name
 from horarium.errors import ConfigError
 from horarium.people import plain
 from horarium.problems import explain
@@ -181,6 +181,31 @@ class RoutinesSettings(Section):
     webhooks: tuple[Webhook, ...] = Field(default=(), description="Told of every routine's alerts, signed.")
 
 
+class Hook(Section):
+    """`[[gateway.hooks]]`: deliveries of another service, at `/v1/hooks/<name>`. Each is an event for routines."""
+
+    name: Annotated[str, AfterValidator(a_name)] = Field(description="In its address.")
+    kind: Literal["github", "standard"] = Field(
+        description="How deliveries are signed: as GitHub does, or as Standard Webhooks has it."
+    )
+    secret: SecretReference = Field(description="By reference; `whsec_…` for standard.")
+    event: str | None = Field(
+        default=None,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]*$",
+        description="The event that each one is. None: as its sender says: `github.<event>.<action>`, or its `type`.",
+    )
+    tenant: str = Field(default="default", min_length=1, max_length=64, description="Whose routines it sets off.")
+
+
+def _named_once(hooks: tuple[Hook, ...]) -> tuple[Hook, ...]:
+    names = [hook.name for hook in hooks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two hooks have the name {twice!r}")
+    return hooks
+
+
 class GatewaySettings(Section):
     """`[gateway]`: what others reach over HTTP."""
 
@@ -196,6 +221,7 @@ class GatewaySettings(Section):
         default=(), description="Web pages that may call it, like `https://app.example.com`; any other is refused."
     )
     max_body_bytes: int = Field(default=1_000_000, ge=1_000, description="Of one request.")
+    hooks: Annotated[tuple[Hook, ...], Field(max_length=100), AfterValidator(_named_once)] = ()
     max_sessions: int = Field(default=1_000, ge=1, description="MCP sessions at once.")
     call_patience: Duration = Field(
         default=timedelta(seconds=50),

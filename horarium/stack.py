@@ -5,10 +5,12 @@ A file can outlive the process that wrote it, so it counts only while its writer
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,6 +19,7 @@ from horarium.settings import Settings
 
 STACK_FILE = "stack.json"
 LOCK_FILE = "lock"
+GATEWAY_PORT = 7281
 
 
 class Process(BaseModel):
@@ -29,7 +32,10 @@ class Process(BaseModel):
 
 
 class Stack(BaseModel):
-    """A stack that is ready, or was. `address` is `host:port`, `ui` (of Temporal, if wanted) and `health` are URLs."""
+    """A stack that is ready, or was. `address` is `host:port`.
+
+    `ui` (of Temporal, if wanted), `health` and `gateway` are URLs.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,10 +44,12 @@ class Stack(BaseModel):
     namespace: str
     ui: str | None = None
     health: str
+    gateway: str | None = None
     server: Process | None = None
     worker: Process | None = None
     more_workers: tuple[Process, ...] = ()
     tool_worker: Process | None = None
+    gateway_process: Process | None = None
 
 
 def stack_file(settings: Settings) -> Path:
@@ -86,6 +94,23 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+async def answers_http(url: str) -> bool:
+    """Whether something answers at the root of a URL of this machine, whatever it says."""
+    parts = urlsplit(url)
+    try:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    except OSError:
+        return False
+    try:
+        writer.write(f"HEAD / HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        return (await reader.readline()).startswith(b"HTTP/1.")
+    except OSError:
+        return False
+    finally:
+        writer.close()
 
 
 def resolve_address(settings: Settings) -> str:

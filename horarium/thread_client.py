@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
-from horarium.errors import HorariumError
+from horarium.errors import Conflict, HorariumError, NotFound
+from horarium.ids import new_thread_id
 from horarium.ledger.database import Ledger
 from horarium.ledger.threads import ThreadMessage, ThreadRecord, Threads
 
@@ -91,6 +92,32 @@ class ThreadClient(ABC):
             Conflict: The turn there has calls that nobody has answered yet, or nothing was said so far.
         """
         return await Threads(self.require_ledger()).fork(thread_id, at=at, tenant=tenant)
+
+    async def create_thread(self, *, tenant: str = "default") -> ThreadRecord:
+        """Make a thread with nothing in it, for runs to go on with."""
+        thread = new_thread_id()
+        threads = Threads(self.require_ledger())
+        await threads.create(thread, tenant)
+        return await threads.get(thread, tenant=tenant)
+
+    async def thread_after(self, run_id: str, thread_id: str, *, tenant: str | None = None) -> ThreadRecord:
+        """The thread to go on with right after a run: its own, or a fork where others have gone on already.
+
+        Raises:
+            ThreadNotFound: There is none.
+            NotFound: Nothing of the run is in it.
+            Conflict: The run has not ended, or left calls without an answer.
+        """
+        threads = Threads(self.require_ledger())
+        record = await threads.get(thread_id, tenant=tenant)
+        if record.open_run == run_id:
+            raise Conflict(f"Run {run_id} has not ended.", hint="Wait for it, or send it a message.")
+        own, last = await threads.last_places(thread_id, run_id)
+        if own is None:
+            raise NotFound(f"Nothing of run {run_id} is in its thread.")
+        if own == last and record.open_run is None:
+            return record
+        return await threads.fork(thread_id, at=own, tenant=tenant)
 
     async def delete_thread(self, thread_id: str, *, by: str | None = None, tenant: str | None = None) -> None:
         """Remove all that was said in a thread; the evidence that steps were done stays, without content.

@@ -169,10 +169,7 @@ class Orders:
         )
 
     async def _mine(self, order: RoutineOrder) -> RoutineRecord:
-        record = await self._routines.get(_named(order))
-        if record.tenant != order.tenant:
-            raise _none(record.name)
-        return record
+        return await self._routines.get(_named(order), tenant=order.tenant)
 
 
 def check_payload(payload: object) -> None:

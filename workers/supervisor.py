@@ -1,7 +1,7 @@
 """`horarium up`: the embedded stack, and the supervisor that starts again what dies.
 
-The children have sessions of their own, so Ctrl-C reaches only the supervisor, which stops them in order: workers
-first, so that they can still report, then the server. They die with the supervisor, whatever kills it.
+The children have sessions of their own, so Ctrl-C reaches only the supervisor, which stops them in order: workers and
+gateway first, so that they can still report, then the server. They die with the supervisor, whatever kills it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from horarium.ledger.database import Ledger
 from horarium.pollers import polling
 from horarium.project import load_agents, load_toolboxes, tools_apart
 from horarium.settings import Settings
-from horarium.stack import Stack, stack_file, write_stack
+from horarium.stack import GATEWAY_PORT, Stack, answers_http, stack_file, write_stack
 from workers.child import Child
 from workers.health import OK, serving_health
 from workers.server import DEFAULT_PORT, HOST, bound, exactly, free_port, server_command
@@ -41,6 +41,7 @@ STOP_SECONDS = 5.0  # beyond a worker's own grace time
 CHECK_SECONDS = 3.0
 LOOK_EVERY = 0.05
 HEALTH_PORT = 7280
+MOST_TRIED = 100  # ports, for a free one after the gateway's own
 
 
 class Supervisor:
@@ -53,6 +54,7 @@ class Supervisor:
         workers: int = 1,
         port: int | None = None,
         health_port: int | None = None,
+        gateway_port: int | None = None,
         ui: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
@@ -61,12 +63,14 @@ class Supervisor:
         self._workers = workers
         self._port = port
         self._health_port = health_port
+        self._gateway_port = gateway_port
         self._with_ui = ui
         self._stopping = asyncio.Event()
         self._signals = 0
         self._children: list[Child] = []
         self._temporal: TemporalClient | None = None
         self._ledger: Ledger | None = None
+        self._gateway_url = ""
 
     async def run(self) -> None:
         """Start everything, keep it running until SIGINT or SIGTERM, stop everything.
@@ -93,6 +97,7 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, self._stop_said)
         with owned(settings) as lock, self._health_socket() as health:
             stack = self._planned(health)
+            self._gateway_url = str(stack.gateway)
             try:
                 async with serving_health(self._checks, health):
                     await self._start(stack, lock, apart=apart)
@@ -116,7 +121,14 @@ class Supervisor:
             namespace=self._settings.temporal.namespace,
             ui=f"http://{HOST}:{free_port(port + 1000)}" if self._with_ui else None,
             health=f"http://{HOST}:{health.getsockname()[1]}",
+            gateway=f"http://{HOST}:{self._port_of_gateway()}",
         )
+
+    def _port_of_gateway(self) -> int:
+        if self._gateway_port is not None:
+            return exactly(self._gateway_port)
+        following = range(GATEWAY_PORT, GATEWAY_PORT + MOST_TRIED)
+        return next((port for port in following if free_port(port) == port), 0) or free_port()
 
     async def _start(self, stack: Stack, lock: int, *, apart: bool) -> None:
         logs = self._settings.state / "logs"
@@ -134,27 +146,31 @@ class Supervisor:
         await self._until("server", lambda: self._answers(stack), "The Temporal server does not answer.")
         if self._stopping.is_set():
             return
-        workers = self._worker_children(logs, stack, apart=apart)
-        self._children += workers
-        for child in workers:
+        serving = self._serving_children(logs, stack, apart=apart)
+        self._children += serving
+        for child in serving:
             child.start()
-        await self._until(workers[0].name, self._all_ready, "The workers do not serve.")
+        await self._until(serving[0].name, self._all_ready, "The workers, or the gateway, do not serve.")
         if self._stopping.is_set():
             return
         self._write(stack)
         self._say(f"Temporal   {stack.address}" + (f"   (its own UI: {stack.ui})" if stack.ui else ""))
+        self._say(f"Gateway    {stack.gateway}")
         self._say(f"Health     {stack.health}/readyz")
         self._say(f"State      {self._settings.state}")
         self._say("Ready. Ctrl-C stops everything; what is in flight goes on at the next start.")
 
-    def _worker_children(self, logs: Path, stack: Stack, *, apart: bool) -> list[Child]:
+    def _serving_children(self, logs: Path, stack: Stack, *, apart: bool) -> list[Child]:
         environment = {"HORARIUM_TEMPORAL__ADDRESS": stack.address, **_importable()}
         # -P: a file of the project that is called like a standard module must not take its place.
-        command = [sys.executable, "-P", "-m", "horarium", "worker", "--directory", str(self._settings.root)]
+        program, project = [sys.executable, "-P", "-m", "horarium"], ["--directory", str(self._settings.root)]
+        command = [*program, "worker", *project]
         names = ["worker", *(f"worker-{number}" for number in range(2, self._workers + 1))]
         commands = {name: command for name in names}
         if apart:
             commands["tool-worker"] = [*command, "--tools"]
+        port = str(stack.gateway).rpartition(":")[2]
+        commands["gateway"] = [*program, "gateway", *project, "--host", HOST, "--port", port]
         return [
             Child(name, arguments, logs / f"{name}.log", environment, self._settings.root)
             for name, arguments in commands.items()
@@ -210,6 +226,7 @@ class Supervisor:
             "server": now["server"],
             "worker": now.get("worker"),
             "tool_worker": now.get("tool-worker"),
+            "gateway_process": now.get("gateway"),
             "more_workers": more,
         }
         # On a full disk the file is stale for a while; that must not take the stack down.
@@ -219,7 +236,8 @@ class Supervisor:
     async def _checks(self) -> Mapping[str, str]:
         """What `/readyz` says: each part, and `ok` or what is wrong with it."""
         server, ledger = await asyncio.gather(self._check_server(), self._check_ledger())
-        return {"server": server, "ledger": ledger, **await self._check_workers(server)}
+        workers, gateway = await asyncio.gather(self._check_workers(server), self._check_gateway())
+        return {"server": server, "ledger": ledger, **workers, "gateway": gateway}
 
     async def _check_server(self) -> str:
         if self._temporal is None:
@@ -244,7 +262,7 @@ class Supervisor:
 
     async def _check_workers(self, server: str) -> dict[str, str]:
         """A worker is ready when the server has it among those who ask for work."""
-        workers = [child for child in self._children if child.name != "server"]
+        workers = [child for child in self._children if child.name not in ("server", "gateway")]
         if self._temporal is None or server != OK:
             return {child.name: "cannot reach the server" for child in workers} or {"worker": "is not started"}
         tools = f"{TOOL_QUEUE_PREFIX}{self._settings.tools.name}"
@@ -259,6 +277,18 @@ class Supervisor:
             ready = child.pid and f"{child.pid}@{socket.gethostname()}" in asking
             found[child.name] = OK if ready else "is starting" if child.running else child.ending
         return found or {"worker": "is not started"}
+
+    async def _check_gateway(self) -> str:
+        child = next((child for child in self._children if child.name == "gateway"), None)
+        if child is None:
+            return "is not started"
+        if not child.running:
+            return child.ending
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                return OK if await answers_http(self._gateway_url) else "is starting"
+        except TimeoutError:
+            return "does not answer"
 
     # ---- stopping
 

@@ -384,6 +384,8 @@ class Machine:
         tokens = usage.input_tokens + usage.output_tokens
         if limits.max_tokens is not None and tokens >= limits.max_tokens:
             return self._limit("max_tokens", f"{tokens:,} of {limits.max_tokens:,} tokens are used.")
+        if limits.max_output_tokens is not None and usage.output_tokens >= limits.max_output_tokens:
+            return self._limit("max_output_tokens", f"The limit of {limits.max_output_tokens:,} tokens is reached.")
         if limits.max_cost_usd is not None and usage.cost_micro_usd >= limits.max_cost_usd * 1_000_000:
             return self._limit("max_cost_usd", f"The cost limit of ${limits.max_cost_usd} is reached.")
         return self._out_of_time() if self._time_is_up else None
@@ -392,6 +394,10 @@ class Machine:
 
     def _begin_calls(self, calls: tuple[Call, ...]) -> list[Command]:
         state = self.state
+        most = self.plan.limits.max_tool_calls
+        state.tool_calls += len(calls)
+        if most is not None and state.tool_calls > most:
+            return self._limit("max_tool_calls", f"The limit of {most} tool calls is reached.")
         for call in calls:
             state.repeats = state.repeats + 1 if call.digest == state.last_digest else 1
             state.last_digest = call.digest

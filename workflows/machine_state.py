@@ -69,6 +69,7 @@ class MachineState(BaseModel):
     answered: list[str] = []
     messages: list[str] = []
     calls: list[CallState] = []
+    tool_calls: int = 0
     model: Literal["none", "running", "held"] = "none"
     model_number: int = 0
     model_permit: int = 0

@@ -14,11 +14,13 @@ from horarium.cli import (
     cron,
     deploy,
     doctor,
+    gateway,
     init,
     keys,
     memory_review,
     routines,
     runs,
+    serve,
     stack,
     start,
     threads,
@@ -55,6 +57,8 @@ app.command("run")(start.run)
 app.command("plan")(deploy.plan)
 app.command("apply")(deploy.apply)
 app.command("worker")(stack.worker)
+app.command("gateway")(gateway.gateway)
+app.command("serve")(serve.serve)
 app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)
 app.add_typer(runs.app, name="runs")

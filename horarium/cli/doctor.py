@@ -36,11 +36,12 @@ from horarium.project import check_plans, check_tools, clashing_imports, load_ag
 from horarium.proof import KeyRing
 from horarium.secrets import REFERENCE, redact
 from horarium.settings import Settings
-from horarium.stack import is_alive
+from horarium.stack import answers_http, is_alive, read_stack
 
 State = Literal["ok", "warn", "fail"]
 LEAST_FREE = 1 << 30
 MODEL_SECONDS = 60.0
+GATEWAY_SECONDS = 3.0
 PACKAGES = (
     "horarium",
     "temporalio",
@@ -106,6 +107,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield finding
     yield await _server(settings)
     async for finding in _ledger(settings):
+        yield finding
+    for finding in await _gateway(settings):
         yield finding
     for found in await look_at_tool_workers(settings):
         yield Finding(*found)
@@ -224,6 +227,22 @@ async def _server(settings: Settings) -> Finding:
     if not workers:
         return Finding("server", "fail", f"{where}; no worker serves it", "Start one: horarium worker")
     return Finding("server", "ok", f"{where}; {len(workers)} worker{'s' if len(workers) > 1 else ''}")
+
+
+async def _gateway(settings: Settings) -> list[Finding]:
+    """Of the embedded stack, which has one; those of a cluster are looked at from where they are reached."""
+    stack = read_stack(settings)
+    if stack is None or stack.gateway is None:
+        return []
+    try:
+        async with asyncio.timeout(GATEWAY_SECONDS):
+            answers = await answers_http(stack.gateway)
+    except TimeoutError:
+        answers = False
+    if answers:
+        return [Finding("gateway", "ok", stack.gateway)]
+    log = settings.state / "logs" / "gateway.log"
+    return [Finding("gateway", "fail", f"{stack.gateway} does not answer", f"See {log}")]
 
 
 def _may_live(identity: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,10 @@ def up(
         int | None,
         typer.Option(envvar="HORARIUM_HEALTH_PORT", help="Of /healthz and /readyz. Default: 7280, or any free one."),
     ] = None,
+    gateway_port: Annotated[
+        int | None,
+        typer.Option(envvar="HORARIUM_GATEWAY_PORT", help="Of the gateway. Default: 7281, or the next free one."),
+    ] = None,
     ui: Annotated[
         bool,
         typer.Option(
@@ -41,7 +46,7 @@ def up(
     directory: DirectoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start server, worker and health endpoint on this machine; keep them running until Ctrl-C.
+    """Start server, worker, gateway and health endpoint on this machine; keep them running until Ctrl-C.
 
     Everything is on loopback, and its state in ./.horarium: it survives. What dies is started again.
 
@@ -53,11 +58,12 @@ def up(
       horarium up
     """
     use_engine()
-    talk.perform(_up(workers, port, health_port, directory, ui=ui, as_json=as_json))
+    ports = {"port": port, "health_port": health_port, "gateway_port": gateway_port}
+    talk.perform(_up(workers, ports, directory, ui=ui, as_json=as_json))
 
 
 async def _up(
-    workers: int, port: int | None, health_port: int | None, directory: Path | None, *, ui: bool, as_json: bool
+    workers: int, ports: Mapping[str, int | None], directory: Path | None, *, ui: bool, as_json: bool
 ) -> None:
     from horarium.logs import set_up_logging
     from workers.supervisor import Supervisor
@@ -73,7 +79,7 @@ async def _up(
         told = {"event": "ready", **ready.model_dump(mode="json")} if ready else {"event": "said", "text": line}
         print(json.dumps(told), flush=True)
 
-    await Supervisor(settings, workers=workers, port=port, health_port=health_port, ui=ui, say=say).run()
+    await Supervisor(settings, workers=workers, ui=ui, say=say, **ports).run()
 
 
 def worker(

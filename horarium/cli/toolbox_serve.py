@@ -10,6 +10,7 @@ import typer
 
 from horarium.cli import talk
 from horarium.cli.reach import opened_client
+from horarium.engine import use_engine
 from horarium.errors import ConfigError
 from horarium.settings import Settings
 
@@ -57,6 +58,9 @@ def serve(
 async def _serve(names: tuple[str, ...] | None, host: str, port: int, *, as_json: bool) -> int:
     from horarium.gateway.serving import serving  # what it brings along would slow every command down
 
+    use_engine()
+    from schedules.previews import preview
+
     settings = Settings.load()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -64,7 +68,7 @@ async def _serve(names: tuple[str, ...] | None, host: str, port: int, *, as_json
         loop.add_signal_handler(number, stop.set)
     async with (
         opened_client(settings) as (client, _ledger),
-        serving(client, settings, host=host, port=port, toolboxes=names) as served,
+        serving(client, settings, host=host, port=port, toolboxes=names, preview=preview) as served,
     ):
         if not served.toolboxes:
             raise ConfigError("There is no toolbox yet.", hint="Write one into toolboxes/, and start: horarium up")

@@ -9,16 +9,42 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from horarium.client import Client
-from horarium.gateway import problems
+from horarium.gateway import hosted, openapi, problems
 from horarium.gateway.auth import Gate
+from horarium.gateway.bodies import Bodies
+from horarium.gateway.invocations import invocations_router
 from horarium.gateway.mcp import mcp_endpoints
+from horarium.gateway.responses import conversations, models
+from horarium.gateway.responses.routes import responses_router
+from horarium.gateway.v1 import (
+    agents,
+    approvals,
+    audit,
+    events,
+    keys,
+    memories,
+    routines,
+    runs,
+    threads,
+    toolboxes,
+    webhooks,
+    workspaces,
+)
 from horarium.ledger.api_keys import ApiKeys
 from horarium.ledger.toolworkers import own_version
+from horarium.previews import Previewer
 from horarium.settings import Settings
 
 
 def gateway_app(
-    client: Client, settings: Settings, *, port: int, served: Collection[str] | None = None, anonymous: bool
+    client: Client,
+    settings: Settings,
+    *,
+    port: int,
+    served: Collection[str] | None = None,
+    anonymous: bool,
+    preview: Previewer | None = None,
+    agent: str | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
@@ -30,6 +56,8 @@ def gateway_app(
         port: It listens on; part of the Host headers that it answers.
         served: Names of the toolboxes that have an MCP endpoint; None: all.
         anonymous: Whoever has no key is let in; only where nobody else can reach the port.
+        preview: Of the engine's calendar; None: it has no previews of routines.
+        agent: Serve this one, as a hosted agent, and nothing else.
     """
     mcp = mcp_endpoints(client, settings.gateway, served)
 
@@ -46,16 +74,32 @@ def gateway_app(
         origins=settings.gateway.origins,
         anonymous=anonymous,
     )
+    below = "/v1/" if agent is None else "/"
+    bodies = Middleware(Bodies, most_bytes=settings.gateway.max_body_bytes, below=below)
     app = FastAPI(
         title="Horarium",
         version=own_version(),
-        middleware=[gate],
+        middleware=[gate, bodies],
         lifespan=lifespan,
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
         routes=mcp.routes,
     )
+    app.state.preview = preview
     app.state.client, app.state.settings, app.state.calls = client, settings, mcp.calls
     problems.install(app)
+    openapi.install(app)
+    if agent is not None:
+        hosted.install(app, client, agent)
+        return app
+    for place, label in (("/v1", ""), ("/v1/agents/{agent_name}", "_of_agent")):
+        app.include_router(responses_router(place, label))
+    app.include_router(invocations_router("/v1/agents/{agent_name}/invocations", ""))
+    app.include_router(conversations.router)
+    app.include_router(models.router)
+    for noun in (runs, events, threads, approvals):
+        app.include_router(noun.router)
+    for noun in (agents, routines, toolboxes, memories, workspaces, audit, keys, webhooks):
+        app.include_router(noun.router)
     return app

@@ -12,10 +12,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from horarium import errors
 from horarium.errors import HorariumError
+from horarium.gateway.refusals import BadDelivery, BadSignature
 from horarium.gateway.roles import NotAllowed
+from horarium.gateway.watching import TooManyWatchers
 
 log = structlog.get_logger()
 
@@ -23,7 +26,10 @@ MEDIA_TYPE = "application/problem+json"
 
 # The first that fits holds, so what is special comes before what is general.
 STATUSES: tuple[tuple[type[HorariumError], int], ...] = (
+    (BadSignature, 401),
+    (BadDelivery, 422),
     (NotAllowed, 403),
+    (TooManyWatchers, 429),
     (errors.NotAnApprover, 403),
     (errors.ApprovalExpired, 410),
     (errors.ApprovalWithdrawn, 410),
@@ -74,6 +80,19 @@ def problem(
     return JSONResponse(body.model_dump(exclude_none=True), status, media_type=MEDIA_TYPE, headers=headers)
 
 
+def as_problem(error: HorariumError) -> Problem:
+    """One of our errors, where it is a part of an answer."""
+    message = str(error.args[0]) if error.args else str(error)
+    return Problem(
+        type=f"https://horarium.invalid/problems/{error.code}",
+        title=error.code.replace("_", " ").capitalize(),
+        status=status_of(error),
+        code=error.code,
+        detail=message,
+        hint=error.hint,
+    )
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of the application so."""
 
@@ -88,12 +107,26 @@ def install(app: FastAPI) -> None:
         return problem(422, "bad_request", "The request is not as it should be.", errors=jsonable_encoder(found))
 
     @app.exception_handler(HTTPException)
-    async def plain(_request: Request, error: HTTPException) -> JSONResponse:
+    async def plain(request: Request, error: HTTPException) -> JSONResponse:
         codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-        return problem(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail))
+        answer = problem(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail))
+        answer.headers.update(error.headers or {})
+        if error.status_code == 405:
+            answer.headers["Allow"] = ", ".join(_allowed(request))
+        return answer
 
     @app.exception_handler(DBAPIError)
     @app.exception_handler(OSError)
     async def away(_request: Request, error: Exception) -> JSONResponse:
         log.warning("gateway.ledger_away", error=type(error).__name__)
         return problem(503, "unreachable", "The ledger does not answer. Try again.")
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that this address has in any route; Starlette names those of the first."""
+    routes = request.app.routes
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]

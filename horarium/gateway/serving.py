@@ -17,6 +17,7 @@ from horarium.gateway.app import gateway_app
 from horarium.gateway.auth import is_loopback
 from horarium.ledger.api_keys import ApiKeys
 from horarium.ledger.toolboxes import Toolboxes
+from horarium.previews import Previewer
 from horarium.settings import Settings
 
 MOST_CONNECTIONS = 2_000
@@ -32,15 +33,28 @@ class Serving:
     anonymous: bool
     toolboxes: tuple[str, ...]
 
+    @property
+    def url(self) -> str:
+        """Its root."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
     def address(self, toolbox: str) -> str:
         """The MCP endpoint of a toolbox."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/toolboxes/{toolbox}/mcp"
+        return f"{self.url}/toolboxes/{toolbox}/mcp"
 
 
 @asynccontextmanager
 async def serving(
-    client: Client, settings: Settings, *, host: str, port: int, toolboxes: Collection[str] | None = None
+    client: Client,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    toolboxes: Collection[str] | None = None,
+    preview: Previewer | None = None,
+    agent: str | None = None,
+    keyless: bool = False,
 ) -> AsyncIterator[Serving]:
     """Serve toolboxes as long as the block runs.
 
@@ -50,6 +64,9 @@ async def serving(
         host: To bind to. Elsewhere than on loopback every call needs an API key.
         port: 0 takes any that is free.
         toolboxes: Their names. None: all that there are, also those that come later.
+        preview: Of the engine's calendar; None: it has no previews of routines.
+        agent: Serve this one, as a hosted agent, and nothing else.
+        keyless: Begin also while nobody could call; a key may be made later.
 
     Raises:
         ToolboxNotFound: There is no such toolbox.
@@ -59,14 +76,15 @@ async def serving(
     anonymous = settings.gateway.anonymous and is_loopback(host)
     for name in toolboxes or ():
         await Toolboxes(ledger).default(name)
-    if not anonymous and not await ApiKeys(ledger).any_counts():
+    if not anonymous and not keyless and not await ApiKeys(ledger).any_counts():
         raise ConfigError(
             f"Nobody could call: on {host} every call needs an API key, and there is none.",
             hint="Create one: horarium api-keys create --name NAME --toolbox NAME",
         )
     listener = _bound(host, port)
     bound = int(listener.getsockname()[1])
-    app = gateway_app(client, settings, port=bound, served=toolboxes, anonymous=anonymous)
+    toolboxes = () if agent is not None else toolboxes
+    app = gateway_app(client, settings, port=bound, served=toolboxes, anonymous=anonymous, preview=preview, agent=agent)
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -88,6 +88,20 @@ class Agents:
             rows = await connection.scalars(select(agent_versions.c.name).distinct().order_by(agent_versions.c.name))
             return list(rows)
 
+    async def versions(self, name: str, *, before: int | None = None, limit: int = 100) -> list[AgentVersion]:
+        """Versions of an agent, the newest first; those `before` a number.
+
+        Raises:
+            AgentNotFound: There is no such agent.
+        """
+        await self.get(name)
+        query = select(agent_versions).where(agent_versions.c.name == name)
+        if before is not None:
+            query = query.where(agent_versions.c.version < before)
+        async with self._ledger.read() as connection:
+            rows = await connection.execute(query.order_by(agent_versions.c.version.desc()).limit(limit))
+            return [AgentVersion(Agent.model_validate(row.definition), row.version, row.created_at) for row in rows]
+
     async def newest(self) -> list[AgentVersion]:
         """The newest version of every agent, by name."""
         return [await self.get(name) for name in await self.names()]

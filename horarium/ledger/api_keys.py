@@ -98,13 +98,16 @@ class ApiKeys:
         async with self._ledger.read() as connection:
             return bool(await connection.scalar(query))
 
-    async def revoke(self, identity: str, *, by: str | None = None) -> ApiKey:
+    async def revoke(self, identity: str, *, by: str | None = None, tenant: str | None = None) -> ApiKey:
         """Have a key open nothing from now on. Safe to repeat: the first time counts.
 
         Raises:
-            NotFound: There is no key of this id.
+            NotFound: There is no key of this id, or it is another tenant's.
         """
         now = datetime.now(UTC)
+        known = await self._find(identity)
+        if known is None or tenant not in (None, known.tenant):
+            raise NotFound(f"There is no API key {identity!r}.", hint="See which there are: horarium api-keys list")
         async with self._ledger.write() as connection:
             revoked = (
                 await connection.execute(
@@ -119,10 +122,7 @@ class ApiKeys:
                     kind="api_key.revoked", at=now, tenant=revoked.tenant, subject=identity, data={"by": by}
                 )
                 await append(connection, entry)
-        found = await self._find(identity)
-        if found is None:
-            raise NotFound(f"There is no API key {identity!r}.", hint="See which there are: horarium api-keys list")
-        return found
+        return await self._find(identity) or known
 
     async def _find(self, identity: str) -> ApiKey | None:
         async with self._ledger.read() as connection:

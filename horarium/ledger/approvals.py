@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.content import digest_text, shorten
@@ -20,7 +20,7 @@ from horarium.errors import ApprovalNotFound
 from horarium.ids import step_id
 from horarium.ledger.audit import AuditEntry, AuditKind, append, entry_named
 from horarium.ledger.database import Ledger, Statements
-from horarium.ledger.schema import approvals, edits, runs, steps, votes
+from horarium.ledger.schema import Instant, approvals, edits, runs, steps, votes
 from horarium.protocol import (
     ApprovalOutcome,
     ApprovalRequest,
@@ -436,14 +436,34 @@ class Approvals:
             return [VoteRecord(*row) for row in rows]
 
     async def list(
-        self, *, status: str | None = "pending", tenant: str | None = None, limit: int = 50
+        self,
+        *,
+        status: str | None = "pending",
+        tenant: str | None = None,
+        kind: QuestionKind | None = None,
+        run: str | None = None,
+        agent: str | None = None,
+        tool: str | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int = 50,
     ) -> list[ApprovalRecord]:
-        """The inbox over all runs, newest first."""
+        """The inbox over all runs, newest first; `before`: time and id of the last one of the page before this."""
         query = select(approvals).order_by(approvals.c.requested_at.desc(), approvals.c.id).limit(limit)
-        if status is not None:
-            query = query.where(approvals.c.status == status)
-        if tenant is not None:
-            query = query.where(approvals.c.tenant == tenant)
+        wanted = (
+            (approvals.c.status, status),
+            (approvals.c.tenant, tenant),
+            (approvals.c.kind, kind),
+            (approvals.c.run_id, run),
+            (approvals.c.agent, agent),
+            (approvals.c.tool, tool),
+        )
+        for column, value in wanted:
+            if value is not None:
+                query = query.where(column == value)
+        if before is not None:
+            at = literal(before[0], Instant)
+            same = and_(approvals.c.requested_at == at, approvals.c.id > before[1])
+            query = query.where(or_(approvals.c.requested_at < at, same))
         async with self._ledger.read() as connection:
             return [ApprovalRecord(*row) for row in await connection.execute(query)]
 

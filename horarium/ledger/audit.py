@@ -176,6 +176,27 @@ class AuditTrail:
             found = [_record(*row) for row in await connection.execute(query)]
         return found[::-1] if newest else found
 
+    async def latest(
+        self,
+        *,
+        tenant: str,
+        before: int | None = None,
+        kind: str | None = None,
+        run: str | None = None,
+        subject: str | None = None,
+        limit: int = 100,
+    ) -> list[AuditRecord]:
+        """A tenant's entries, the newest first; those `before` a number."""
+        query = select(*(audit.c[name] for name in _COLUMNS)).where(audit.c.tenant == tenant)
+        for column, value in ((audit.c.kind, kind), (audit.c.run_id, run), (audit.c.subject, subject)):
+            if value is not None:
+                query = query.where(column == value)
+        if before is not None:
+            query = query.where(audit.c.seq < before)
+        async with self._ledger.read() as connection:
+            rows = await connection.execute(query.order_by(audit.c.seq.desc()).limit(limit))
+            return [_record(*row) for row in rows]
+
     async def export(self) -> AsyncIterator[str]:
         """The whole chain as JSON Lines, in order, each without its line end; read in pages.
 

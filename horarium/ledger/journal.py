@@ -552,13 +552,11 @@ class Journal:
         async with self._ledger.read() as connection:
             return await _one(connection, run_id, number)
 
-    async def of_run(self, run_id: str, *, after: int = 0) -> list[StepRecord]:
-        """The steps of a run in order, from number `after` + 1."""
+    async def of_run(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[StepRecord]:
+        """The steps of a run in order, from number `after` + 1: all of them, or the first `limit`."""
+        query = select(steps).where(steps.c.run_id == run_id, steps.c.number > after).order_by(steps.c.number)
         async with self._ledger.read() as connection:
-            rows = await connection.execute(
-                select(steps).where(steps.c.run_id == run_id, steps.c.number > after).order_by(steps.c.number)
-            )
-            return [StepRecord(*row) for row in rows]
+            return [StepRecord(*row) for row in await connection.execute(query.limit(limit))]
 
     async def _storable(self, output: Any, *, keep: bool = False) -> dict[str, Any]:
         if isinstance(output, str) and len(output) <= INLINE_BYTES:

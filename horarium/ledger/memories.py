@@ -19,6 +19,7 @@ from sqlalchemy import (
     or_,
     select,
     table,
+    tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -112,9 +113,13 @@ class Memories:
         owner: str | None = None,
         status: Sequence[MemoryStatus] = (),
         run: str | None = None,
+        before: tuple[datetime, str] | None = None,
         limit: int = 100,
     ) -> list[Memory]:
-        """Memories, the newest first; with `status`, those that have such a version; with `run`, that it taught."""
+        """Memories, the newest first; with `status`, those that have such a version; with `run`, that it taught.
+
+        `before`: when the last of the page before was made, and its id.
+        """
         query = select(memories.c.id).order_by(memories.c.created_at.desc(), memories.c.id.desc()).limit(limit)
         wanted = (
             (memories.c.tenant, tenant),
@@ -123,6 +128,8 @@ class Memories:
             (memories.c.owner, owner),
         )
         query = query.where(*(place == value for place, value in wanted if value is not None))
+        if before is not None:
+            query = query.where(tuple_(memories.c.created_at, memories.c.id) < before)
         if status:
             now = datetime.now(UTC)
             having = select(memory_versions.c.memory_id).where(memory_versions.c.status.in_(status), _not_expired(now))

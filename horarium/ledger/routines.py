@@ -184,17 +184,19 @@ class Routines:
             await self._note(connection, name, before.tenant, "resumed", by, at, {})
             return await _alive(connection, name), True
 
-    async def get(self, name: str) -> RoutineRecord:
+    async def get(self, name: str, *, tenant: str | None = None) -> RoutineRecord:
         """One routine.
 
         Raises:
-            RoutineNotFound: There is none of this name, or it was deleted.
+            RoutineNotFound: There is none of this name, it was deleted, or it is another tenant's.
         """
+        theirs = select(routines) if tenant is None else select(routines).where(routines.c.tenant == tenant)
         async with self._ledger.read() as connection:
-            row = (await connection.execute(select(routines).where(routines.c.name == name))).first()
+            row = (await connection.execute(theirs.where(routines.c.name == name))).first()
             if row is not None and row.deleted_at is None:
                 return RoutineRecord(*row)
-            known = list(await connection.scalars(select(routines.c.name).where(routines.c.deleted_at.is_(None))))
+            alive = theirs.with_only_columns(routines.c.name).where(routines.c.deleted_at.is_(None))
+            known = list(await connection.scalars(alive))
         raise RoutineNotFound(
             f"There is no routine {name!r}{near_miss(name, known) or '.'}",
             hint="See which there are: horarium routine list",

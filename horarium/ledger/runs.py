@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, func, literal, select, update
+from sqlalchemy import and_, delete, func, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.content import digest
@@ -18,7 +18,8 @@ from horarium.ledger.approvals import withdraw_open
 from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.journal import Answered, append_messages, leave_nothing_claimed
 from horarium.ledger.lineage import runs_below
-from horarium.ledger.schema import Instant, messages, runs, steps
+from horarium.ledger.run_statuses import note_status
+from horarium.ledger.schema import Instant, messages, runs, steps, ticks
 from horarium.ledger.threads import Threads, queue_input, queued_refs, release
 
 
@@ -220,6 +221,7 @@ class Runs:
                     opened_at=func.coalesce(runs.c.opened_at, literal(datetime.now(UTC), Instant)),
                 )
             )
+            await note_status(connection, run_id, "in_progress")
             return queued if owes_calls else ()
 
     async def close(
@@ -236,7 +238,7 @@ class Runs:
         """End, and release the thread. Safe to repeat."""
         async with self._ledger.write() as connection:
             now = datetime.now(UTC)
-            await connection.execute(
+            closed = await connection.execute(
                 update(runs)
                 .where(runs.c.id == run_id, runs.c.closed_at.is_(None))
                 .values(
@@ -251,6 +253,8 @@ class Runs:
                     closed_at=now,
                 )
             )
+            if closed.rowcount:
+                await note_status(connection, run_id, status)
             await leave_nothing_claimed(connection, run_id, now)
             await withdraw_open(connection, run_id, now)
             await release(connection, run_id)
@@ -259,7 +263,7 @@ class Runs:
         """Write down that a run was ended from outside and could not say so itself; its thread is free again."""
         async with self._ledger.write() as connection:
             now = datetime.now(UTC)
-            await connection.execute(
+            closed = await connection.execute(
                 update(runs)
                 .where(runs.c.id == run_id, runs.c.closed_at.is_(None))
                 .values(
@@ -269,6 +273,8 @@ class Runs:
                     closed_at=now,
                 )
             )
+            if closed.rowcount:
+                await note_status(connection, run_id, "failed")
             await leave_nothing_claimed(connection, run_id, now)
             await withdraw_open(connection, run_id, now)
             await release(connection, run_id)
@@ -276,8 +282,19 @@ class Runs:
     async def mark(self, run_id: str, status: Status) -> None:
         """Show an open run's status in lists."""
         async with self._ledger.write() as connection:
-            await connection.execute(
+            marked = await connection.execute(
                 update(runs).where(runs.c.id == run_id, runs.c.closed_at.is_(None)).values(status=status)
+            )
+            if marked.rowcount:
+                await note_status(connection, run_id, status)
+
+    async def annotate(self, run_id: str, metadata: Mapping[str, str]) -> None:
+        """Add to what is stored with a run; what a run was started with is not changed in Temporal."""
+        async with self._ledger.write() as connection:
+            query = select(runs.c.metadata).where(runs.c.id == run_id).with_for_update()
+            before = await connection.scalar(query) or {}
+            await connection.execute(
+                update(runs).where(runs.c.id == run_id).values(metadata={**before, **dict(metadata)})
             )
 
     async def get(self, run_id: str) -> RunRecord:
@@ -299,16 +316,36 @@ class Runs:
         agent: str | None = None,
         tenant: str | None = None,
         thread: str | None = None,
+        tick: str | None = None,
+        routine: str | None = None,
+        parent: str | None = None,
         below: bool = True,
+        before: tuple[datetime, str] | None = None,
         limit: int = 50,
     ) -> list[RunRecord]:
-        """The latest runs, newest first; without those of sub-agents when `below` is False."""
+        """The latest runs, newest first; without those of sub-agents when `below` is False.
+
+        Args:
+            before: Time of creation and id of the last run of the page before this one.
+        """
         query = select(runs).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
+        if before is not None:
+            at = literal(before[0], Instant)
+            query = query.where(or_(runs.c.created_at < at, and_(runs.c.created_at == at, runs.c.id < before[1])))
+        if routine is not None:
+            query = query.where(runs.c.tick.in_(select(ticks.c.id).where(ticks.c.routine == routine)))
         if status:
             query = query.where(runs.c.status.in_(status))
         if not below:
             query = query.where(runs.c.parent_run.is_(None))
-        for column, value in ((runs.c.agent, agent), (runs.c.tenant, tenant), (runs.c.thread_id, thread)):
+        wanted = (
+            (runs.c.agent, agent),
+            (runs.c.tenant, tenant),
+            (runs.c.thread_id, thread),
+            (runs.c.tick, tick),
+            (runs.c.parent_run, parent),
+        )
+        for column, value in wanted:
             if value is not None:
                 query = query.where(column == value)
         async with self._ledger.read() as connection:
@@ -341,7 +378,11 @@ class Runs:
             "created_at": datetime.now(UTC),
             **(below or {}),
         }
-        await connection.execute(self._insert(runs).values(**values).on_conflict_do_nothing(index_elements=["id"]))
+        fresh = await connection.execute(
+            self._insert(runs).values(**values).on_conflict_do_nothing(index_elements=["id"])
+        )
+        if fresh.rowcount:
+            await note_status(connection, run_id, "queued")
         return RunRecord(*(await connection.execute(select(runs).where(runs.c.id == run_id))).one())
 
 

@@ -127,6 +127,16 @@ runs = Table(
     Index(None, "thread_id"),
 )
 
+run_statuses = Table(
+    "run_statuses",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("seq", Integer, nullable=False, comment="From 1, in the order in which the run had them."),
+    Column("status", String(20), nullable=False),
+    Column("at", Instant, nullable=False),
+    PrimaryKeyConstraint("run_id", "seq"),
+)
+
 steps = Table(
     "steps",
     metadata,

@@ -333,6 +333,21 @@ class Threads:
             await self._ledger.blobs.delete(blob)
         await self._workspaces.sweep()
 
+    async def last_places(self, thread: str, run_id: str) -> tuple[int | None, int | None]:
+        """Where what a run said or was asked ends in a thread, and where the thread ends."""
+        last = select(func.max(messages.c.seq)).where(messages.c.thread_id == thread)
+        async with self._ledger.read() as connection:
+            return await connection.scalar(last.where(messages.c.run_id == run_id)), await connection.scalar(last)
+
+    async def create(self, thread: str, tenant: str) -> None:
+        """Make a thread with nothing in it; the same twice is one.
+
+        Raises:
+            ThreadNotFound: It was deleted, or is another tenant's.
+        """
+        async with self._ledger.write() as connection:
+            await self.ensure(connection, thread, tenant)
+
     async def size(self, thread: str) -> int:
         """Number of messages."""
         async with self._ledger.read() as connection:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.contract import OPEN_TICK_STATUSES, TickSource, TickStatus
@@ -112,15 +112,15 @@ class Ticks:
 
     # ---- looking
 
-    async def get(self, tick: str) -> TickRecord:
+    async def get(self, tick: str, *, tenant: str | None = None) -> TickRecord:
         """One tick.
 
         Raises:
-            RoutineNotFound: There is none of this id.
+            RoutineNotFound: There is none of this id, or it is another tenant's.
         """
         async with self._ledger.read() as connection:
             row = (await connection.execute(select(ticks).where(ticks.c.id == tick))).first()
-        if row is None:
+        if row is None or tenant not in (None, row.tenant):
             raise RoutineNotFound(f"There is no tick {tick!r}.", hint="See them: horarium routine ticks NAME")
         return TickRecord(*row)
 
@@ -131,10 +131,16 @@ class Ticks:
         tenant: str | None = None,
         status: Sequence[TickStatus] = (),
         since: datetime | None = None,
+        before: tuple[datetime, str] | None = None,
         limit: int = 50,
     ) -> list[TickRecord]:
-        """The latest ticks, by scheduled time, newest first."""
+        """The latest ticks, by scheduled time, newest first.
+
+        `before`: the scheduled time and the id of the last one of the page before.
+        """
         query = select(ticks).order_by(ticks.c.scheduled_at.desc(), ticks.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(tuple_(ticks.c.scheduled_at, ticks.c.id) < before)
         if status:
             query = query.where(ticks.c.status.in_(status))
         if since is not None:

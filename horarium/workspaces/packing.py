@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Literal
 
 from horarium.ledger.blobs import Blobs
 from horarium.workspaces.manifest import Entry, Manifest
 
-Format = Literal["zip", "tar"]
+Format = Literal["zip", "tar", "tar.gz"]
 _TIME = (1980, 1, 1, 0, 0, 0)  # the same files make the same archive
 
 
@@ -21,7 +22,17 @@ def packed(manifest: Manifest, contents: Blobs, format: Format) -> Iterator[byte
     Raises:
         FileNotFoundError: A content is not in the blob store.
     """
-    return _zip(manifest, contents) if format == "zip" else _tar(manifest, contents)
+    if format == "zip":
+        return _zip(manifest, contents)
+    pieces = _tar(manifest, contents)
+    return pieces if format == "tar" else _gzipped(pieces)
+
+
+def _gzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    squeeze = zlib.compressobj(wbits=31)  # with gzip's head and no time in it
+    for piece in pieces:
+        yield squeeze.compress(piece)
+    yield squeeze.flush()
 
 
 def _tar(manifest: Manifest, contents: Blobs) -> Iterator[bytes]:

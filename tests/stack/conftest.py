@@ -109,7 +109,7 @@ def up() -> Iterator[Callable[..., Up]]:
 
 def processes(stack: Stack) -> list[int]:
     """The process ids of a stack, the supervisor's included."""
-    children = (stack.server, stack.worker, stack.tool_worker, *stack.more_workers)
+    children = (stack.server, stack.worker, stack.tool_worker, stack.gateway_process, *stack.more_workers)
     return [stack.pid, *(child.pid for child in children if child is not None)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Query
@@ -12,6 +13,7 @@ from pydantic import BaseModel, Field
 from horarium.errors import HorariumError
 
 T = TypeVar("T")
+LARGEST = 2**31 - 1  # that every database keeps as an integer
 
 
 class BadCursor(HorariumError):
@@ -51,3 +53,28 @@ def place_of(cursor: str | None, parts: int) -> list[Any] | None:
     if not isinstance(place, list) or len(place) != parts:
         raise BadCursor("That is no cursor of this list.", hint="Begin without one.")
     return place
+
+
+def read_cursor(cursor: str | None, *kinds: type) -> tuple[Any, ...] | None:
+    """As `place_of`, each part of its kind; a `datetime` was given to `cursor_of` as its ISO text.
+
+    Raises:
+        BadCursor: It is none of ours.
+    """
+    place = place_of(cursor, len(kinds))
+    if place is None:
+        return None
+    return tuple(_part(part, kind) for part, kind in zip(place, kinds, strict=True))
+
+
+def _part(part: Any, kind: type) -> Any:
+    wrong = BadCursor("That is no cursor of this list.", hint="Begin without one.")
+    if kind is datetime:
+        try:
+            moment = datetime.fromisoformat(part)
+            return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise wrong from error
+    if type(part) is not kind or (isinstance(part, int) and not 0 <= part <= LARGEST):
+        raise wrong
+    return part

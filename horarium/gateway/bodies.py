@@ -1,0 +1,145 @@
+"""The bodies of requests below `/v1`: of bounded size, and strict JSON where they are JSON.
+
+Read before the routes are reached, so that none of them meets a body that Python takes for JSON and others do not:
+NaN, a number that no database keeps, half a surrogate pair, nesting without end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from horarium.gateway.problems import problem
+
+UPLOAD = re.compile(r"^/v1/threads/[^/]+/files/")  # streamed, and bounded by what a workspace may have
+UNKEPT = re.compile("[\\x00\\ud800-\\udfff]")
+LONGEST_INTEGER = 18  # digits
+DEEPEST = 64
+
+
+class NotStrict(ValueError):
+    """A text that is no JSON as everybody reads it."""
+
+
+class Bodies:
+    """ASGI middleware: hands a request on with its whole body, or answers it."""
+
+    def __init__(self, app: ASGIApp, *, most_bytes: int, below: str = "/v1/") -> None:
+        """`most_bytes`: of one body. `below`: the paths that it is about."""
+        self._app = app
+        self._most = most_bytes
+        self._below = below
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check one request."""
+        if scope["type"] != "http" or not scope["path"].startswith(self._below):
+            await self._app(scope, receive, send)
+            return
+        if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+            refused = problem(422, "bad_request", "A name in the address has a character that no name has.")
+            await refused(scope, receive, send)
+            return
+        uploads = scope["method"] == "PUT" and UPLOAD.match(scope["path"])
+        if scope["method"] in ("GET", "HEAD", "OPTIONS") or uploads:
+            await self._app(scope, receive, send)
+            return
+        await self._checked(scope, receive, send)
+
+    async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        told = headers.get("content-length", "0")
+        body = None if told.isdecimal() and int(told) > self._most else await self._read(receive)
+        if body is None:
+            refused = problem(413, "too_large", f"The body has more than the {self._most:,} bytes that it may have.")
+            await refused(scope, receive, send)
+            return
+        if body and "json" in headers.get("content-type", "json").lower():
+            try:
+                strict_json(body)
+            except NotStrict as error:
+                await problem(422, "bad_request", f"The body is no JSON: {error}.")(scope, receive, send)
+                return
+        await self._app(scope, _replayed(body, receive), send)
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return bytes(body)  # the caller went; whoever is asked for the rest sees it
+            body += message.get("body", b"")
+            if len(body) > self._most:
+                return None
+            if not message.get("more_body"):
+                return bytes(body)
+
+
+def strict_json(body: bytes) -> Any:
+    """What a body says.
+
+    Raises:
+        NotStrict: It is no JSON, or none that can be kept and sent on.
+    """
+    try:
+        read = json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_int=_an_integer, parse_float=_finite)
+    except NotStrict:
+        raise
+    except RecursionError as error:
+        raise NotStrict("it is nested too deeply") from error
+    except ValueError as error:
+        raise NotStrict(str(error)) from error
+    for text, depth in _texts(read):
+        if depth > DEEPEST:
+            raise NotStrict(f"it is nested deeper than {DEEPEST}")
+        if UNKEPT.search(text):
+            raise NotStrict("a text has a character that cannot be kept (U+0000, or half a surrogate pair)")
+    return read
+
+
+def _texts(value: Any) -> Iterator[tuple[str, int]]:
+    waiting = [(value, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, str):
+            yield value, depth
+        elif isinstance(value, dict):
+            yield "", depth
+            waiting += [(item, depth + 1) for pair in value.items() for item in pair]
+        elif isinstance(value, list):
+            yield "", depth
+            waiting += [(item, depth + 1) for item in value]
+
+
+def _no_constant(constant: str) -> Any:
+    raise NotStrict(f"{constant} is no JSON number")
+
+
+def _an_integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > LONGEST_INTEGER:
+        raise NotStrict(f"an integer has more than {LONGEST_INTEGER} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise NotStrict("a number is too large")
+    return value
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    told = False
+
+    async def replay() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

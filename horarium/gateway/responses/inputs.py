@@ -1,0 +1,155 @@
+"""What a request says, as an agent is given it: one text, or a person's answers to approval requests.
+
+A thread keeps what an agent said as evidence of a run, so nothing said elsewhere is put into an agent's mouth: words of
+an assistant that a client sends along become part of the text, marked as what was said before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from horarium.content import clean_text
+from horarium.gateway.responses.errors import BadParameter
+from horarium.gateway.responses.requests import CreateResponse, JsonSchemaFormat
+
+_PASSED_OVER = ("reasoning", "mcp_list_tools", "mcp_approval_request")
+MOST_COMMENT = 2_000  # characters, as a decision has them
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAnswer:
+    """One item `mcp_approval_response`."""
+
+    request: str
+    approve: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Either a text, or answers."""
+
+    text: str
+    answers: tuple[ApprovalAnswer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one of them said: User, Assistant or System."""
+
+    who: str
+    text: str
+
+
+def read_input(body: CreateResponse) -> Said:
+    """Take a request's input apart.
+
+    Raises:
+        BadParameter: It holds something that an agent cannot be given, or nothing at all.
+    """
+    if isinstance(body.input, str):
+        return Said(_composed(body, [], [Line("User", body.input)]))
+    lines: list[Line] = []
+    rules: list[str] = []
+    answers: list[ApprovalAnswer] = []
+    for place, item in enumerate(body.input):
+        where = f"input[{place}]"
+        match item.get("type", "message"):
+            case "message":
+                line = read_message(item, where)
+                (rules.append(line.text) if line.who == "System" else lines.append(line))
+            case "mcp_approval_response":
+                answers.append(_answer(item, where))
+            case "mcp_call":
+                lines.append(Line("Assistant", f"[Called {item.get('name')}; it returned: {item.get('output')}]"))
+            case kind if kind in _PASSED_OVER:
+                continue
+            case kind:
+                raise BadParameter(where, f"Items of type {kind!r} are not supported.", "unsupported_item")
+    if not answers:
+        return Said(_composed(body, rules, lines))
+    if any(line.who == "User" for line in _new(lines)) and not _echoed(body.input):
+        raise BadParameter("input", "Answer approval requests by themselves; say more in the next request.")
+    return Said("", tuple(answers))
+
+
+def _echoed(items: Sequence[dict[str, Any]]) -> bool:
+    """Whether the client sends the whole conversation each time: then its last words came before the request."""
+    kinds = [item.get("type", "message") for item in items]
+    if "mcp_approval_request" not in kinds:
+        return False
+    asked = len(kinds) - 1 - kinds[::-1].index("mcp_approval_request")
+    return all(kind == "mcp_approval_response" for kind in kinds[asked + 1 :])
+
+
+def _composed(body: CreateResponse, rules: list[str], lines: list[Line]) -> str:
+    new = _new(lines)
+    before = lines[: len(lines) - len(new)]
+    text = "\n\n".join(line.text for line in new if line.text.strip())
+    if not text:
+        raise BadParameter("input", "There is nothing to answer: the input ends without a user's text.")
+    parts = [rule for rule in (body.instructions or "", *rules, _wanted(body)) if rule.strip()]
+    if parts:
+        parts.insert(0, "How this request is to be answered:")
+    if before:
+        parts += ["What was said before:", *(f"{line.who}: {line.text}" for line in before), "Now:"]
+    elif parts:
+        parts.append("The request:")
+    return clean_text("\n\n".join([*parts, text]))[0]
+
+
+def _new(lines: list[Line]) -> list[Line]:
+    """What comes after the assistant's last words."""
+    said = [place for place, line in enumerate(lines) if line.who == "Assistant"]
+    return lines[said[-1] + 1 :] if said else lines
+
+
+def _wanted(body: CreateResponse) -> str:
+    wanted = body.text.format if body.text is not None else None
+    if isinstance(wanted, JsonSchemaFormat):
+        schema = json.dumps(wanted.schema_, ensure_ascii=False)
+        return f"Answer with JSON and nothing else. It has to fit this JSON Schema: {schema}"
+    if wanted is not None and wanted.type == "json_object":
+        return "Answer with one JSON object and nothing else."
+    return ""
+
+
+def read_message(item: dict[str, Any], where: str) -> Line:
+    """One message item.
+
+    Raises:
+        BadParameter: It is not one, or has something else than text.
+    """
+    roles = {"user": "User", "assistant": "Assistant", "system": "System", "developer": "System"}
+    role = item.get("role")
+    if role not in roles:
+        raise BadParameter(f"{where}.role", f"There is no role {role!r}: user, assistant, system or developer.")
+    content = item.get("content")
+    if isinstance(content, str):
+        return Line(roles[role], content)
+    if not isinstance(content, list):
+        raise BadParameter(f"{where}.content", "A message has text, or a list of parts.")
+    texts: list[str] = []
+    for place, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, dict) else None
+        if kind not in ("input_text", "output_text", "text", "refusal") or not isinstance(text, str):
+            raise BadParameter(
+                f"{where}.content[{place}]", f"Parts of type {kind!r} are not supported: only text.", "unsupported_item"
+            )
+        texts.append(text)
+    return Line(roles[role], "\n\n".join(texts))
+
+
+def _answer(item: dict[str, Any], where: str) -> ApprovalAnswer:
+    request, approve, reason = item.get("approval_request_id"), item.get("approve"), item.get("reason")
+    if not isinstance(request, str):
+        raise BadParameter(f"{where}.approval_request_id", "Name the approval request.")
+    if not isinstance(approve, bool):
+        raise BadParameter(f"{where}.approve", "Say true or false.")
+    if reason is not None and (not isinstance(reason, str) or len(reason) > MOST_COMMENT):
+        raise BadParameter(f"{where}.reason", f"A text of at most {MOST_COMMENT:,} characters.")
+    return ApprovalAnswer(request, approve, clean_text(reason)[0] if reason else None)

@@ -1,0 +1,131 @@
+"""The body of `POST /v1/responses`. What is not listed here is refused by its name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from horarium.gateway.responses.errors import BadParameter
+
+# One of the sixteen that a run has is ours (`record.OURS`).
+MOST_METADATA = 15
+_IGNORED = "Accepted; the agent's definition decides."
+
+
+class Strict(BaseModel):
+    """Base of what comes in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ConversationParam(Strict):
+    """A conversation, as an object."""
+
+    id: str
+
+
+class JsonSchemaFormat(Strict):
+    """The answer has to be JSON that fits a schema; the model is told so in words."""
+
+    type: Literal["json_schema"]
+    name: str = Field(max_length=64)
+    schema_: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class PlainFormat(Strict):
+    """Text, or any one JSON object."""
+
+    type: Literal["text", "json_object"]
+
+
+class TextParam(Strict):
+    """What the answer looks like."""
+
+    format: Annotated[JsonSchemaFormat | PlainFormat, Field(discriminator="type")] | None = None
+    verbosity: str | None = Field(default=None, description=_IGNORED)
+
+
+class CreateResponse(BaseModel):
+    """A request for a response: a run of an agent."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"model": "triage", "input": "Triage the issues opened since yesterday."}]},
+    )
+
+    model: str | None = Field(default=None, description="The agent's name. Under an agent's own path it is not read.")
+    input: str | list[dict[str, Any]] = Field(
+        description="Text; or items: messages with text, items of earlier responses, or `mcp_approval_response`."
+    )
+    instructions: str | None = Field(
+        default=None, description="Put before the input, with the weight of a user's words; the agent's own stay."
+    )
+    previous_response_id: str | None = Field(default=None, description="Go on right after that response.")
+    conversation: str | ConversationParam | None = Field(default=None, description="Go on at its end.")
+    store: bool | None = Field(
+        default=True, description="False: it cannot be retrieved here. The run and its evidence are kept all the same."
+    )
+    stream: bool | None = Field(default=False, description="Server-sent events.")
+    background: bool | None = Field(default=False, description="Answer at once; the response is retrieved later.")
+    metadata: (
+        dict[
+            Annotated[str, StringConstraints(min_length=1, max_length=64)],
+            Annotated[str, StringConstraints(max_length=512)],
+        ]
+        | None
+    ) = Field(default=None, max_length=MOST_METADATA, description="Yours; stored with the run.")
+    max_output_tokens: int | None = Field(default=None, ge=1, description="Of all turns together: a limit of the run.")
+    max_tool_calls: int | None = Field(default=None, ge=1, description="A limit of the run.")
+    text: TextParam | None = None
+    tools: list[dict[str, Any]] | None = Field(
+        default=None, description="Empty: an agent has its own tools, and the engine carries them out."
+    )
+    tool_choice: str | dict[str, Any] | None = Field(default=None, description="`auto`.")
+
+    temperature: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
+    top_p: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
+    presence_penalty: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
+    frequency_penalty: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
+    parallel_tool_calls: bool | None = Field(default=None, description=_IGNORED)
+    reasoning: dict[str, Any] | None = Field(default=None, description=_IGNORED)
+    truncation: str | None = Field(default=None, description=_IGNORED)
+    include: list[str] | None = Field(default=None, description="Accepted; nothing more is shown.")
+    stream_options: dict[str, Any] | None = Field(default=None, description="Accepted; nothing is padded.")
+    service_tier: str | None = Field(default=None, description=_IGNORED)
+    user: str | None = Field(default=None, description="Accepted; who calls is who the API key says.")
+    safety_identifier: str | None = Field(default=None, description="Accepted.")
+    prompt_cache_key: str | None = Field(default=None, description="Accepted.")
+    prompt_cache_retention: str | None = Field(default=None, description="Accepted.")
+
+    @property
+    def conversation_id(self) -> str | None:
+        """However it was written."""
+        return self.conversation.id if isinstance(self.conversation, ConversationParam) else self.conversation
+
+    def check(self) -> None:
+        """Refuse what could only be ignored to somebody's harm.
+
+        Raises:
+            BadParameter: Names the parameter.
+        """
+        if self.tools:
+            raise BadParameter(
+                "tools",
+                "An agent has its own tools, and the engine carries them out. Tools of a request, also functions that "
+                "the caller would carry out, are not supported: give the agent a tool instead.",
+                "unsupported_parameter",
+            )
+        if self.tool_choice not in (None, "auto"):
+            raise BadParameter(
+                "tool_choice", "Only 'auto': an agent chooses by its definition.", "unsupported_parameter"
+            )
+        if self.previous_response_id is not None and self.conversation is not None:
+            raise BadParameter(
+                "previous_response_id", "Either 'previous_response_id' or 'conversation': both say where to go on."
+            )
+        if self.background and self.store is False:
+            raise BadParameter("background", "A response in the background has to be stored to be retrieved.")

@@ -1,0 +1,1 @@
+"""The Responses protocol, as the official client speaks it."""
