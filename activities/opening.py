@@ -230,6 +230,7 @@ class Opening:
         try:
             return await self._catalog.of_run(run, agent)
         except ToolUnavailable as error:
+            await self._runs.held_up(run, f"It waits for its tools. {error}")
             last = activity.info().attempt >= OPEN_PATIENCE
             raise ApplicationError(
                 str(error), type=error.code, non_retryable=last, next_retry_delay=timedelta(seconds=1)

@@ -79,6 +79,7 @@ class Recalling:
         memory = (await self._catalog.agent(recalling.agent, recalling.version)).agent.memory
         if memory is None:
             return Recalled()
+        run = await self._runs.opened_as(recalling.run, recalling.agent, recalling.version)
         claim = StepClaim(
             run_id=recalling.run,
             number=recalling.number,
@@ -94,7 +95,7 @@ class Recalling:
         if isinstance(held, StepRecord):
             return _told(held)
         try:
-            found = await self._found(recalling, memory)
+            found = await self._found(run, memory)
         except SQLAlchemyError:
             raise  # another attempt, while there is time for one
         except Exception as error:
@@ -108,8 +109,7 @@ class Recalling:
         output = json.dumps({"memories": [asdict(known) for known in found]}, ensure_ascii=False)
         return _told(await self._journal.settle(held, "completed", output, keep=True))
 
-    async def _found(self, recalling: Recall, memory: Memory) -> list[Known]:
-        run = await self._runs.get(recalling.run)
+    async def _found(self, run: RunRecord, memory: Memory) -> list[Known]:
         query = await self._asked(run)
         if memory.store == "foundry":
             return await self._elsewhere(memory, run, query)

@@ -124,6 +124,21 @@ def check_tools(settings: Settings, agents: Mapping[str, Agent], known: Iterable
     return problems
 
 
+def check_toolboxes(settings: Settings, agents: Mapping[str, Agent], known: Iterable[str]) -> list[str]:
+    """Say which agents name toolboxes that are not among `known`; a line each, with the near miss."""
+    names = sorted(known)
+    problems: list[str] = []
+    for agent in agents.values():
+        file = settings.root / "agents" / f"{agent.name}.yaml"
+        text = file.read_text("utf-8", "replace") if file.is_file() else ""
+        for index, reference in enumerate(agent.toolboxes):
+            name = reference.partition("@")[0]
+            if name not in names:
+                where = f"{shown(settings, file)}:{_line_of_item(text, 'toolboxes', reference)}"
+                problems.append(f"{where}: toolboxes.{index}: there is no toolbox {name!r}{near_miss(name, names)}")
+    return problems
+
+
 def check_plans(settings: Settings, agents: Mapping[str, Agent], tools: Mapping[str, ToolSpec]) -> list[str]:
     """Say where approval plans name arguments that these tools do not take; a line each, with the near miss."""
     problems: list[str] = []

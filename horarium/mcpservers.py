@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from horarium.content import digest
 from horarium.definition import Definition, Duration
+from horarium.secrets import bare_secret
 from horarium.tools import Effect
 
 
@@ -76,6 +77,12 @@ class McpServer(Definition):
             raise ValueError("`env` and `cwd` are a command's; a server that is reached by `url` has `headers`")
         if self.command and self.headers:
             raise ValueError("`headers` are sent to a `url`; a command has `env`")
+        for field, values in (("headers", self.headers), ("env", self.env)):
+            bare = bare_secret(values)
+            if bare is not None:
+                raise ValueError(
+                    f"`{field}.{bare}` is a secret here; put it into an environment variable: ${{MY_SECRET}}"
+                )
         return self
 
     @property

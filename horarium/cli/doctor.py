@@ -11,7 +11,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -21,6 +21,7 @@ from rich.text import Text
 from temporalio.service import RPCError
 
 from horarium.cli import talk
+from horarium.cli.agents import known_toolboxes, served_elsewhere
 from horarium.cli.mcp_checks import look_at_mcp_servers
 from horarium.cli.routine_checks import look_at_routines
 from horarium.cli.tool_workers import look_at_tool_workers
@@ -32,11 +33,12 @@ from horarium.errors import ConfigError, HorariumError
 from horarium.ledger.database import Ledger
 from horarium.logs import hide_secrets
 from horarium.pollers import polling
-from horarium.project import check_plans, check_tools, clashing_imports, load_agents, load_tools
+from horarium.project import check_plans, check_toolboxes, check_tools, clashing_imports, load_agents, load_tools
 from horarium.proof import KeyRing
 from horarium.secrets import REFERENCE, redact
 from horarium.settings import Settings
 from horarium.stack import is_alive
+from horarium.tools import ToolSpec
 
 State = Literal["ok", "warn", "fail"]
 LEAST_FREE = 1 << 30
@@ -102,7 +104,8 @@ async def _doctor(*, as_json: bool) -> int:
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, one finding after the other."""
     yield _versions()
-    for finding in (*_files(settings), *_credentials(settings), *_proof(settings), _disk(settings)):
+    served, toolboxes = await served_elsewhere(settings), await known_toolboxes(settings)
+    for finding in (*_files(settings, served, toolboxes), *_credentials(settings), *_proof(settings), _disk(settings)):
         yield finding
     yield await _server(settings)
     async for finding in _ledger(settings):
@@ -127,7 +130,7 @@ def _versions() -> Finding:
     return Finding("versions", "ok", ", ".join(found))
 
 
-def _files(settings: Settings) -> Iterable[Finding]:
+def _files(settings: Settings, served: Mapping[str, ToolSpec], toolboxes: Iterable[str]) -> Iterable[Finding]:
     agents = {}
     try:
         agents = load_agents(settings)
@@ -154,9 +157,12 @@ def _files(settings: Settings) -> Iterable[Finding]:
         yield Finding("tools", "fail", error.message, error.hint or "")
         return
     yield Finding("tools", "ok", ", ".join(f"{t.name} ({t.spec.effect})" for t in tools.values()) or "none in tools/")
-    for problem in check_tools(settings, agents, tools):
-        yield Finding("tools", "warn", problem, "Another tool worker may serve it; else correct the name.")
-    for problem in check_plans(settings, agents, {name: tool.spec for name, tool in tools.items()}):
+    known = {**served, **{name: tool.spec for name, tool in tools.items()}}
+    for problem in check_tools(settings, agents, known):
+        yield Finding("tools", "warn", problem, "Start the tool worker that has it, or correct the name.")
+    for problem in check_toolboxes(settings, agents, toolboxes):
+        yield Finding("toolboxes", "fail", problem, "Correct the name.")
+    for problem in check_plans(settings, agents, known):
         yield Finding("approval plans", "fail", problem, "Correct the name.")
 
 
