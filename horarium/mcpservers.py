@@ -18,6 +18,8 @@ from horarium.definition import Definition, Duration
 from horarium.secrets import bare_secret
 from horarium.tools import Effect
 
+SEPARATOR = "__"  # between a label and the name of a tool
+
 
 def a_label(label: str) -> str:
     """A server's or document's name, as it stands before the names of its tools: `tickets__close`.
@@ -27,7 +29,7 @@ def a_label(label: str) -> str:
     """
     if not label or len(label) > 24 or not label[0].isalpha() or not all(c.isalnum() or c in "-_" for c in label):
         raise ValueError("a label has 1 to 24 letters, digits, '-' or '_', and begins with a letter")
-    if "__" in label or not label.isascii():
+    if SEPARATOR in label or not label.isascii():
         raise ValueError("a label is ASCII without '__', which stands between it and a tool's name")
     return label
 

@@ -14,7 +14,7 @@ from jsonschema.exceptions import SchemaError
 from horarium.content import canonical, clean_json, digest_text, shorten
 from horarium.errors import ConfigError
 from horarium.ledger.trusted_tools import Said
-from horarium.mcpservers import McpServer
+from horarium.mcpservers import SEPARATOR, McpServer
 from horarium.schemas import nothing_checked_by
 from horarium.tools import ToolSpec
 from horarium.toolsets import McpSource, PinnedTool
@@ -85,7 +85,7 @@ def pinned(label: str, server: McpServer, said: Said) -> PinnedTool:
 
 
 def _name(label: str, tool: str) -> str:
-    name = f"{label}__{_UNFIT.sub('_', tool)}"
+    name = f"{label}{SEPARATOR}{_UNFIT.sub('_', tool)}"
     if len(name) <= MOST_NAME:
         return name
     mark = digest_text(tool).removeprefix("sha256:")[:8]
