@@ -23,7 +23,7 @@ demo: $(DEMO_READY) ## Run the example, with a kill -9 in the middle (MODEL=scri
 	@$(BIN)/python examples/log-triage/demo.py --model $(MODEL)
 
 test: $(TEST_READY) check ## Run everything that must pass
-	@$(BIN)/pytest -q -n $(JOBS) --dist loadfile
+	@$(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
 check: $(TEST_READY)
 	@$(BIN)/ruff check

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 
 from activities.catalog import Catalog
+from activities.memory_ranking import CANDIDATES, nearest
 from activities.memory_transcript import owner_of
 from horarium.content import clean_text, shorten
 from horarium.definitions import Memory
@@ -118,17 +119,19 @@ class Recalling:
             own, owner = kind == "user", owner_of(run)
             if kind not in memory.kinds or (own and not owner):
                 continue
-            by_kind.append(
-                await self._memories.recall(
-                    tenant=run.tenant,
-                    kind=kind,
-                    scope="" if own else memory.scope,
-                    owner=owner if own else "",
-                    query=query,
-                    limit=memory.recall,
-                    at=datetime.now(UTC),
-                )
+            by_meaning = memory.ranking == "embedding"
+            found = await self._memories.recall(
+                tenant=run.tenant,
+                kind=kind,
+                scope="" if own else memory.scope,
+                owner=owner if own else "",
+                query=query,
+                limit=max(CANDIDATES, memory.recall) if by_meaning else memory.recall,
+                at=datetime.now(UTC),
             )
+            if by_meaning:
+                found = await asyncio.to_thread(nearest, query, found, memory.recall)
+            by_kind.append(found)
         return [known for rank in zip_longest(*by_kind) for known in rank if known is not None]
 
     async def _elsewhere(self, memory: Memory, run: RunRecord, query: str) -> list[Known]:

@@ -23,6 +23,7 @@ from horarium.problems import near_miss
 from horarium.project import (
     agent_files,
     check_plans,
+    check_rankings,
     check_sub_agents,
     check_toolboxes,
     check_tools,
@@ -184,7 +185,9 @@ def _lines(agent: Agent, number: int | None, stored: AgentVersion | None, served
         shown = words.plural(agent.tool_search.show, "tool")
         lines.append(f"  search    {shown} at each turn, {agent.tool_search.ranking}")
     if agent.memory:
-        lines.append(f"  memory    {', '.join(agent.memory.kinds)} of {words.one_line(agent.memory.scope)!r}")
+        kinds, scope = ", ".join(agent.memory.kinds), words.one_line(agent.memory.scope)
+        ranking = f", {agent.memory.ranking}" if agent.memory.store == "ledger" else ""
+        lines.append(f"  memory    {kinds} of {scope!r}{ranking}")
     if agent.instructions:
         lines += ["", "Instructions", *words.harmless(agent.instructions).rstrip().splitlines()]
     return lines
@@ -230,6 +233,7 @@ async def _validate(*, as_json: bool) -> int:
     else:
         served = await served_elsewhere(settings) | {name: tool.spec for name, tool in tools.items()}
         problems += check_tools(settings, agents, served) + check_plans(settings, agents, served)
+    problems += check_rankings(settings, agents)
     problems += check_toolboxes(settings, agents, await known_toolboxes(settings))
     if as_json:
         talk.emit({"valid": not problems, "agents": sorted(agents), "tools": sorted(tools), "problems": problems})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -20,6 +19,7 @@ import typer
 from rich.text import Text
 from temporalio.service import RPCError
 
+from horarium import embeddings
 from horarium.cli import talk
 from horarium.cli.agents import known_toolboxes, served_elsewhere
 from horarium.cli.mcp_checks import look_at_mcp_servers
@@ -28,6 +28,7 @@ from horarium.cli.tool_workers import look_at_tool_workers
 from horarium.connection import connect
 from horarium.content import digest_text
 from horarium.contract import ENGINE_QUEUE
+from horarium.definitions import Agent
 from horarium.engine import use_engine
 from horarium.errors import ConfigError, HorariumError
 from horarium.ledger.database import Ledger
@@ -137,12 +138,7 @@ def _files(settings: Settings, served: Mapping[str, ToolSpec], toolboxes: Iterab
         yield Finding("agents", "ok" if agents else "warn", ", ".join(agents) or "none in agents/")
     except ConfigError as error:
         yield Finding("agents", "fail", error.message, error.hint or "")
-    by_meaning = [
-        name for name, agent in agents.items() if agent.tool_search and agent.tool_search.ranking == "embedding"
-    ]
-    if by_meaning and importlib.util.find_spec("wordllama") is None:
-        what = f"{', '.join(by_meaning)} ranks tools by `embedding`, and the model for it is not installed"
-        yield Finding("tool search", "fail", what, "Install it: pip install 'horarium[search]'")
+    yield from _rankings(agents)
     clashes = clashing_imports(settings)
     if clashes and settings.tools.process != "own":
         yield Finding(
@@ -164,6 +160,16 @@ def _files(settings: Settings, served: Mapping[str, ToolSpec], toolboxes: Iterab
         yield Finding("toolboxes", "fail", problem, "Correct the name.")
     for problem in check_plans(settings, agents, known):
         yield Finding("approval plans", "fail", problem, "Correct the name.")
+
+
+def _rankings(agents: Mapping[str, Agent]) -> Iterable[Finding]:
+    if embeddings.installed():
+        return
+    for check, what, part in (("tool search", "tools", "tool_search"), ("memory ranking", "memories", "memory")):
+        by_meaning = [name for name, agent in agents.items() if part in agent.by_meaning]
+        if by_meaning:
+            said = f"{', '.join(by_meaning)} ranks {what} by `embedding`, and {embeddings.MISSING}"
+            yield Finding(check, "fail", said, f"Install it: {embeddings.INSTALL}")
 
 
 def _credentials(settings: Settings) -> Iterable[Finding]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy import create_engine, select, update
 
 import horarium.ledger
+from activities.memory_ranking import CANDIDATES, nearest
 from horarium.contract import Usage
 from horarium.definitions import Memory as MemoryDefinition
 from horarium.errors import ConfigError, Conflict, MemoryNotFound, RunNotFound
@@ -71,6 +72,11 @@ class Desk:
     async def recall(self, kind: MemoryKind, query: str = "", *, limit: int = 10, **more: Any) -> list[str]:
         """The texts that a run would be told."""
         return [known.text for known in await self.known(kind, query, limit=limit, **more)]
+
+    async def meant(self, kind: MemoryKind, query: str, **more: Any) -> list[str]:
+        """The texts that a run would be told whose memories are ranked by meaning."""
+        candidates = await self.known(kind, query, limit=CANDIDATES, **more)
+        return [known.text for known in nearest(query, candidates, 10)]
 
     async def known(
         self, kind: MemoryKind, query: str = "", *, limit: int = 10, at: datetime | None = None, **more: Any
@@ -202,6 +208,47 @@ async def test_the_same_subject_of_two_users_and_two_tenants_is_four_memories(de
     assert await other.recall("user", owner="bob") == [f"{other.tenant} bob"]
     with pytest.raises(MemoryNotFound):
         await desk.care.edit(told[2][0]["memory"], "Mine now.", "eve", tenant=desk.tenant)
+
+
+# ---- recalling by meaning
+
+DIET = Lesson("user", "Diet", "Eats no meat or fish.")
+DINNER = "Suggest a recipe for dinner"
+
+
+async def test_a_memory_that_shares_no_word_with_the_question_is_recalled_by_its_meaning(desk: Desk) -> None:
+    await desk.teach(DIET)
+    await desk.teach(FACT, *(Lesson("user", f"s{n}", f"The archive has shelf {n}.") for n in range(10)))
+
+    assert DIET.text not in await desk.recall("user", DINNER)
+    assert await desk.meant("user", DINNER) == [DIET.text]
+
+
+@pytest.mark.parametrize("elsewhere", [{"tenant": "another"}, {"owner": "bob"}], ids=["tenant", "user"])
+async def test_by_meaning_too_a_users_memories_are_told_to_nobody_else(desk: Desk, elsewhere: dict[str, Any]) -> None:
+    await desk.teach(DIET)
+
+    assert await desk.meant("user", DINNER, **elsewhere) == []
+    assert await desk.meant("user", DINNER) == [DIET.text]
+
+
+async def test_by_meaning_too_what_does_not_hold_is_not_told(desk: Desk) -> None:
+    await desk.teach(DIET, lasts=timedelta(hours=1))
+    (waits,) = await desk.teach(Lesson("user", "Meals", "Cooks dinner from recipes."), tainted=True)
+    await desk.teach(Lesson("procedural", "Meals", "Cook dinner from recipes."), judgement=FAILED)
+
+    assert await desk.meant("user", DINNER) == [DIET.text]
+    assert await desk.meant("user", DINNER, at=datetime.now(UTC) + timedelta(hours=2)) == []
+    assert await desk.meant("procedural", DINNER) == []
+    await desk.care.review(waits["memory"], "accept", "carl", tenant=desk.tenant)
+    assert "Cooks dinner from recipes." in await desk.meant("user", DINNER)
+
+
+async def test_an_old_memory_that_shares_a_word_is_among_what_is_ranked_by_meaning(desk: Desk) -> None:
+    await desk.teach(Lesson("summary", "old", "The dinner was a vegetable curry."))
+    await desk.teach(*(Lesson("summary", f"s{n}", f"Shelf {n} was sorted.") for n in range(CANDIDATES)))
+
+    assert (await desk.meant("summary", DINNER))[0] == "The dinner was a vegetable curry."
 
 
 # ---- quarantine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -102,6 +103,35 @@ def told(engine: Engine, turn: int = 0) -> str:
 
 
 # ---- learning and recalling
+
+DIET = learned(facts={"Diet": "Eats no meat or fish."})
+DINNER = "Suggest a recipe for dinner"
+
+
+async def test_what_shares_no_word_with_the_input_is_told_when_memories_are_ranked_by_meaning(engine: Engine) -> None:
+    await run_of(engine, clerk(), says(), DIET)
+    await run_of(engine, clerk(), says(), learned(facts={"Commute": "Takes the train at noon."}))
+
+    seen = []
+    for ranking in ("lexical", "embedding"):
+        await run_of(engine, clerk(recall=1, ranking=ranking), says(), learned(), input=DINNER)
+        seen.append(("no meat" in told(engine), "train" in told(engine)))
+    await run_of(engine, clerk(ranking="embedding"), says(), learned(), input=DINNER, by="bob")
+
+    assert seen == [(False, True), (True, False)]
+    assert told(engine) == "Be brief."
+
+
+async def test_a_run_whose_ranking_is_not_installed_does_not_begin_and_says_what_to_install(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wordllama", None)
+
+    result = await engine.finish(await engine.start(clerk(ranking="embedding"), says()))
+
+    assert result.status == "failed"
+    assert "pip install 'horarium[search]'" in (result.message or "")
+    assert engine.model.requests == []
 
 
 async def test_what_a_user_said_is_told_to_their_next_run_with_any_scope(engine: Engine) -> None:
