@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .PHONY: help demo test check chaos bench docs clean
 
 MODEL ?= local
+JOBS ?= 3# test files at once: they wait for servers more than they compute
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check install -c constraints.txt
@@ -22,7 +23,7 @@ demo: $(DEMO_READY) ## Run the example, with a kill -9 in the middle (MODEL=scri
 	@$(BIN)/python examples/log-triage/demo.py --model $(MODEL)
 
 test: $(TEST_READY) check ## Run everything that must pass
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
 check: $(TEST_READY)
 	@$(BIN)/ruff check

@@ -28,7 +28,8 @@ from horarium.errors import ConfigError, ModelError, ModelRejected, ModelUnavail
 from horarium.ids import idempotency_key
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Held, Journal, StepClaim, StepRecord
-from horarium.ledger.summaries import Summaries
+from horarium.ledger.runs import Runs
+from horarium.ledger.summaries import SUMMARY_STEP, Summaries
 from horarium.protocol import COMPACT_THREAD, NOTE_CHARS, Compacted, CompactThread
 from horarium.toolhost import heartbeating
 from horarium.tools import Effect
@@ -36,7 +37,6 @@ from horarium.turns import StoredTurn, stored_turn
 
 log = structlog.get_logger()
 
-STEP_NAME = "summary"
 NOTHING_OLDER = "Nothing was old enough to be summarised."
 GUESSED = 2 / 3  # of a conversation that was too long for a window that nobody knows
 INSTRUCTIONS = (
@@ -54,6 +54,7 @@ class Compaction:
 
     def __init__(self, ledger: Ledger, models: Models, catalog: Catalog) -> None:
         self._journal = Journal(ledger)
+        self._runs = Runs(ledger)
         self._summaries = Summaries(ledger)
         self._conversations = Conversations(ledger)
         self._models = models
@@ -67,12 +68,14 @@ class Compaction:
 
         Raises:
             ApplicationError: The model is unavailable for now; carries the time to wait.
+            Conflict: It is another run's thread.
         """
         async with heartbeating():
             with structlog.contextvars.bound_contextvars(run=compacting.run, step=compacting.number):
                 return _told(await self._compact(compacting))
 
     async def _compact(self, compacting: CompactThread) -> StepRecord:
+        await self._runs.opened_as(compacting.run, compacting.agent, compacting.version, thread=compacting.thread)
         agent = (await self._catalog.agent(compacting.agent, compacting.version)).agent
         view = await self._conversations.view(compacting.thread)
         self._conversations.forget(compacting.thread)  # read for this step alone
@@ -82,9 +85,9 @@ class Compaction:
             run_id=compacting.run,
             number=compacting.number,
             kind="model_call",
-            name=STEP_NAME,
+            name=SUMMARY_STEP,
             effect=Effect.IDEMPOTENT,
-            key=idempotency_key(compacting.run, f"{STEP_NAME}-{compacting.number}"),
+            key=idempotency_key(compacting.run, f"{SUMMARY_STEP}-{compacting.number}"),
             arguments=canonical({"upto": view.places[count - 1]}) if count else None,
             permit=compacting.permit,
         )

@@ -20,6 +20,7 @@ from horarium.definitions import Agent
 from horarium.errors import ConfigError, Conflict, ToolUnavailable
 from horarium.ledger.agents import Agents
 from horarium.ledger.database import Ledger
+from horarium.ledger.runs import Runs
 from horarium.ledger.toolsets import Toolsets
 from horarium.project import AgentFiles
 from horarium.protocol import DISCOVER_TOOLS, TOOLS_NOT_DISCOVERED, DiscoverTools
@@ -56,6 +57,7 @@ class Discovery:
     def __init__(self, ledger: Ledger, finders: Sequence[Finder], files: AgentFiles | None) -> None:
         self._agents = Agents(ledger)
         self._toolsets = Toolsets(ledger)
+        self._runs = Runs(ledger)
         self._finders = finders
         self._files = files
 
@@ -94,6 +96,7 @@ class Discovery:
                 try:
                     await self._find(run, version.agent, version.version, request.tenant)
                 except ToolUnavailable as error:
+                    await self._runs.held_up(run, redact(f"It waits for its tools. {error}"))
                     attempt = activity.info().attempt
                     raise ApplicationError(
                         redact(str(error)),

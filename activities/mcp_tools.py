@@ -159,5 +159,6 @@ def _changed(tools: list[KnownTool]) -> ToolChanged:
         else f"The server {label!r} says something else of {names} than what was trusted"
     )
     return ToolChanged(
-        f"{what}.", hint=f"Compare it: horarium tools changes. Then trust it: horarium tools trust {label} {only}"
+        f"{what}.",
+        hint=f"Compare it: horarium tools changes. Then trust it: horarium tools trust {label} {only} --by NAME",
     )

@@ -33,7 +33,8 @@ from horarium.ledger.journal import Held, Journal, StepClaim, StepRecord
 from horarium.ledger.memories import Memories
 from horarium.ledger.memory_lessons import Lessons, Teaching
 from horarium.ledger.memory_outbox import Delivery, DeliveryStatus
-from horarium.ledger.memory_taint import touched_by_strangers
+from horarium.ledger.memory_taint import others_spoke, touched_by_strangers
+from horarium.ledger.runs import RunRecord, Runs
 from horarium.memories import KINDS, Judgement, Known, Lesson, MemoryKind
 from horarium.protocol import NOTE_CHARS, WRITE_MEMORY, WriteMemory, WrittenMemory
 from horarium.settings import Settings
@@ -54,6 +55,7 @@ class MemoryWriter:
         self._journal = Journal(ledger)
         self._memories = Memories(ledger)
         self._lessons = Lessons(ledger)
+        self._runs = Runs(ledger)
         self._models = models
         self._catalog = catalog
         self._settings = settings
@@ -70,6 +72,7 @@ class MemoryWriter:
         memory = agent.memory
         if memory is None:
             return WrittenMemory()
+        run = await self._runs.opened_as(writing.run, writing.agent, writing.version)
         claim = StepClaim(
             run_id=writing.run,
             number=writing.number,
@@ -88,7 +91,7 @@ class MemoryWriter:
         report = await self._lessons.learned(writing.run)
         if report is None:
             try:
-                report = await self._learn(writing, agent, memory)
+                report = await self._learn(run, agent, memory)
             except (SQLAlchemyError, OSError):
                 raise  # the ledger is away, and the run cannot end without it either
             except Exception as error:
@@ -119,12 +122,14 @@ class MemoryWriter:
         report = await self._lessons.learned(record.run_id) or {}
         return WrittenMemory(deliver=report.get("delivery") == "pending", usage=usage)
 
-    async def _learn(self, writing: WriteMemory, agent: Agent, memory: Memory) -> dict[str, Any]:
-        transcript = await transcript_of(self._ledger, writing.run)
-        tainted = await touched_by_strangers(self._ledger, writing.run)
+    async def _learn(self, run: RunRecord, agent: Agent, memory: Memory) -> dict[str, Any]:
+        transcript = await transcript_of(self._ledger, run.id)
+        tainted = await touched_by_strangers(self._ledger, run.id)
+        if transcript.owner:
+            tainted = tainted or await others_spoke(self._ledger, run.id, transcript.owner)
         teaching = Teaching(
-            tenant=writing.tenant,
-            run=writing.run,
+            tenant=run.tenant,
+            run=run.id,
             agent=agent.name,
             scope=memory.scope,
             owner=transcript.owner,
@@ -133,12 +138,12 @@ class MemoryWriter:
             tainted=tainted,
             lasts=memory.expires_after,
         )
-        asker = Asker(self._models, writing.run)
+        asker = Asker(self._models, run.id)
         if memory.store == "foundry":
             judgement = await self._judged(asker, agent, memory, transcript)
             teaching = replace(teaching, judgement=judgement, usage=asker.usage)
             return await self._lessons.learn(teaching, self._delivery(teaching, memory, transcript))
-        lessons, note = await self._found(asker, agent, memory, transcript, writing.tenant)
+        lessons, note = await self._found(asker, agent, memory, transcript, run.tenant)
         judgement = _UNJUDGED
         if any(lesson.kind == "procedural" for lesson in lessons):
             judgement = await self._judged(asker, agent, memory, transcript)

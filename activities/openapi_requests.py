@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from horarium.errors import ToolError
 from horarium.openapi import BODY, FORM, Argument, BoundOperation
-from horarium.secrets import reveal_inside
+from horarium.secrets import conceal, reveal_inside
 from horarium.tools import Effect
 
 _BETWEEN = {"spaceDelimited": " ", "pipeDelimited": "|"}
@@ -54,6 +54,8 @@ def request_of(bound: BoundOperation, arguments: Mapping[str, Any], key: str) ->
     fixed = {name: reveal_inside(value) for name, value in api.query.items()}
     if any(name in fixed for name, _ in query):
         raise ToolError("An argument would replace what is always sent in the address.")
+    for value in fixed.values():
+        conceal(quote(value, safe=""))  # servers like to say the address that they were asked for
     query += fixed.items()
     if cookies:
         headers["cookie"] = "; ".join(cookies)

@@ -17,9 +17,9 @@ from typing import Any
 import httpx2
 
 from activities.openapi_requests import ApiRequest, request_of
-from horarium.content import shorten
+from horarium.content import clean_text, shorten
 from horarium.egress import guarded_client
-from horarium.errors import HorariumError, ToolError, ToolNotReached
+from horarium.errors import ConfigError, HorariumError, ToolError, ToolNotReached
 from horarium.openapi import BoundOperation
 from horarium.performing import Performer
 from horarium.settings import Settings
@@ -89,7 +89,10 @@ class _OperationPerformer:
 
     async def perform(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
         """Make the request, once, and say what the answer means."""
-        request = request_of(self._bound, arguments, context.idempotency_key)
+        try:
+            request = request_of(self._bound, arguments, context.idempotency_key)
+        except ConfigError as error:  # nothing was sent, so there is nothing that nobody knows
+            raise ToolError(str(error)) from error
         client = self._tools.client(self._bound)
         seconds = self._spec.timeout.total_seconds()
         # Connecting ends first: what never got through is known not to be done.
@@ -185,7 +188,8 @@ def _told(response: httpx2.Response, body: bytes) -> str:
         return "."
     if _is_binary(kind):
         return f" and {len(body)} bytes of {kind or 'something'}."
-    return f": {shorten(body.decode(_charset(response), 'replace').strip(), TOLD_CHARS)}"
+    said, _ = clean_text(body.decode(_charset(response), "replace").strip())  # before a secret in it is cut in two
+    return f": {shorten(said, TOLD_CHARS)}"
 
 
 def _retry_after(response: httpx2.Response) -> timedelta | None:

@@ -19,6 +19,7 @@ from activities.direct import DirectCalls
 from activities.discovery import Discovery, refresh
 from activities.gating import Gatekeeper
 from activities.handoff_words import FAILED
+from horarium import embeddings
 from horarium.content import call_digest
 from horarium.contract import RunRequest
 from horarium.definitions import Agent
@@ -103,7 +104,7 @@ class Opening:
         """Settle everything a run needs before its first step: agent version, thread, limits, what it resumes.
 
         Raises:
-            AgentNotFound, ThreadNotFound, ThreadBusy, ToolUnavailable, Conflict: It cannot begin.
+            AgentNotFound, ThreadNotFound, ThreadBusy, ToolUnavailable, Conflict, ConfigError: It cannot begin.
         """
         run, request = opening.run, opening.request
         if not RUN_ID.match(run):
@@ -120,6 +121,8 @@ class Opening:
         self._plan_can_be_kept(agent, served, not_by)
         asked = await self._direct.asked(run, request)
         called = await self._direct.served(run, agent, asked) if asked is not None else None
+        if asked is None and "memory" in agent.by_meaning:
+            embeddings.require("Memories")
         if asked is not None:
             request = self._direct.as_asked(request, asked)
         thread = await self._thread_of(run, request)
@@ -230,6 +233,7 @@ class Opening:
         try:
             return await self._catalog.of_run(run, agent)
         except ToolUnavailable as error:
+            await self._runs.held_up(run, f"It waits for its tools. {error}")
             last = activity.info().attempt >= OPEN_PATIENCE
             raise ApplicationError(
                 str(error), type=error.code, non_retryable=last, next_retry_delay=timedelta(seconds=1)

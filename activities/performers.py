@@ -8,6 +8,7 @@ from activities.mcp_tools import McpTools
 from activities.openapi_tools import OpenApiTools
 from horarium.ledger.database import Ledger
 from horarium.ledger.toolsets import Toolsets
+from horarium.mcpservers import SEPARATOR
 from horarium.performing import Performer
 from horarium.toolsets import McpSource, OpenApiSource
 
@@ -25,6 +26,8 @@ class Performers:
         """Who performs the tool of this name; None: some worker's Python function."""
         if name == FIND_TOOLS.name and (found := await self._finding.performer(run)) is not None:
             return found
+        if SEPARATOR not in name:
+            return None  # no server's and no document's: most calls need not be looked up
         pinned = await self._toolsets.tool(run, name)
         match pinned.source if pinned is not None else None:
             case McpSource() as source if pinned is not None:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 
 from activities.catalog import Catalog
+from activities.memory_ranking import CANDIDATES, nearest
 from activities.memory_transcript import owner_of
 from horarium.content import clean_text, shorten
 from horarium.definitions import Memory
@@ -79,6 +80,7 @@ class Recalling:
         memory = (await self._catalog.agent(recalling.agent, recalling.version)).agent.memory
         if memory is None:
             return Recalled()
+        run = await self._runs.opened_as(recalling.run, recalling.agent, recalling.version)
         claim = StepClaim(
             run_id=recalling.run,
             number=recalling.number,
@@ -94,7 +96,7 @@ class Recalling:
         if isinstance(held, StepRecord):
             return _told(held)
         try:
-            found = await self._found(recalling, memory)
+            found = await self._found(run, memory)
         except SQLAlchemyError:
             raise  # another attempt, while there is time for one
         except Exception as error:
@@ -108,8 +110,7 @@ class Recalling:
         output = json.dumps({"memories": [asdict(known) for known in found]}, ensure_ascii=False)
         return _told(await self._journal.settle(held, "completed", output, keep=True))
 
-    async def _found(self, recalling: Recall, memory: Memory) -> list[Known]:
-        run = await self._runs.get(recalling.run)
+    async def _found(self, run: RunRecord, memory: Memory) -> list[Known]:
         query = await self._asked(run)
         if memory.store == "foundry":
             return await self._elsewhere(memory, run, query)
@@ -118,17 +119,19 @@ class Recalling:
             own, owner = kind == "user", owner_of(run)
             if kind not in memory.kinds or (own and not owner):
                 continue
-            by_kind.append(
-                await self._memories.recall(
-                    tenant=run.tenant,
-                    kind=kind,
-                    scope="" if own else memory.scope,
-                    owner=owner if own else "",
-                    query=query,
-                    limit=memory.recall,
-                    at=datetime.now(UTC),
-                )
+            by_meaning = memory.ranking == "embedding"
+            found = await self._memories.recall(
+                tenant=run.tenant,
+                kind=kind,
+                scope="" if own else memory.scope,
+                owner=owner if own else "",
+                query=query,
+                limit=max(CANDIDATES, memory.recall) if by_meaning else memory.recall,
+                at=datetime.now(UTC),
             )
+            if by_meaning:
+                found = await asyncio.to_thread(nearest, query, found, memory.recall)
+            by_kind.append(found)
         return [known for rank in zip_longest(*by_kind) for known in rank if known is not None]
 
     async def _elsewhere(self, memory: Memory, run: RunRecord, query: str) -> list[Known]:

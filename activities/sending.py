@@ -222,7 +222,8 @@ def _send_by_apprise(address: str, message: Words, patience: float) -> None:
 def _signer(webhook: Webhook) -> Signer:
     secret = reveal(webhook.secret)
     try:
-        base64.b64decode(secret.removeprefix("whsec_") + "==", validate=True)
+        encoded = secret.removeprefix("whsec_").rstrip("=")  # some leave the padding out
+        base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
         return Signer(secret)
     except Exception:  # it has one of its own for an empty secret, and the cause may quote the secret
         raise ConfigError("its secret is not of the form whsec_<base64>") from None

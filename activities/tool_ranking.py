@@ -1,7 +1,7 @@
 """Which tools fit some words best: by the words they share (BM25), or by meaning (a small model of word vectors).
 
 BM25 is SQLite's own, which Python brings along: the libraries for it want numpy, 70 MB beside a table of some hundred
-rows. The model is that of `wordllama`, whose wheel has the weights in it; it is loaded from there and never fetched.
+rows. Meaning is `horarium.embeddings`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import re
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from horarium.errors import ConfigError
+from horarium.embeddings import Meanings
 from horarium.tools import ToolSpec
 
 Kind = Literal["lexical", "embedding"]
@@ -75,15 +73,14 @@ class Embedding:
 
     def __init__(self, specs: Sequence[ToolSpec]) -> None:
         self._names = [spec.name for spec in specs]
-        self._model = _model()
-        self._vectors = self._model.embed([". ".join(_texts(spec)[:2]) for spec in specs], norm=True) if specs else None
+        self._meanings = Meanings([". ".join(_texts(spec)[:2]) for spec in specs], "Tools")
 
     def best(self, query: str, most: int) -> list[str]:
         """As `Ranking` says; a query with words has as many as there are."""
-        if self._vectors is None or not _WORD.search(query):
+        if not _WORD.search(query):
             return []
-        near = self._vectors @ self._model.embed([query], norm=True)[0]
-        order = sorted(range(len(self._names)), key=lambda number: (-round(float(near[number]), 6), number))
+        near = self._meanings.near(query)
+        order = sorted(range(len(self._names)), key=lambda number: (-near[number], number))
         return [self._names[number] for number in order[:most]]
 
 
@@ -129,16 +126,3 @@ def _parameters(spec: ToolSpec) -> list[str]:
 def _terms(query: str) -> list[str]:
     found = (word.lower() for word in words_of(query).split())
     return list(dict.fromkeys(word for word in found if word not in _EMPTY))[:MOST_TERMS]
-
-
-@cache
-def _model() -> Any:
-    try:
-        import wordllama
-    except ImportError as error:
-        raise ConfigError(
-            "Tools are to be ranked by `embedding`, and the model for it is not installed.",
-            hint="Install it: pip install 'horarium[search]', or set `ranking: lexical`.",
-        ) from error
-    # Beside the code is where its wheel has weights and tokenizer; anything that is not there is an error.
-    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)

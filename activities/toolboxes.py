@@ -12,6 +12,7 @@ from horarium.errors import ConfigError, ToolUnavailable
 from horarium.ledger.agents import Agents, ServedTool, ToolCatalog
 from horarium.ledger.database import Ledger
 from horarium.ledger.toolboxes import Toolboxes, ToolboxVersion
+from horarium.mcpservers import SEPARATOR
 from horarium.openapi import BoundOperation, Operation
 from horarium.problems import near_miss
 from horarium.settings import Settings
@@ -110,7 +111,7 @@ def _operations(version: ToolboxVersion) -> Iterator[PinnedTool]:
 def operation_spec(label: str, operation: Operation, api: OpenApi) -> ToolSpec:
     """An operation as model and approvals see it."""
     return ToolSpec(
-        name=f"{label}__{operation.name}",
+        name=f"{label}{SEPARATOR}{operation.name}",
         description=operation.description,
         parameters=operation.parameters,
         effect=operation.effect,

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from horarium.contract import Approval, ApprovalState, Decision, RunResult, RunStatus
-from horarium.definitions import Agent, Limits, Memory, ModelSettings, Rubric
+from horarium.definitions import Agent, Limits, Memory, ModelSettings, Rubric, ToolSearch
 from horarium.errors import (
     AgentNotFound,
     AlreadyRunning,
@@ -20,16 +20,22 @@ from horarium.errors import (
     Conflict,
     DigestMismatch,
     HorariumError,
+    MemoryNotFound,
     NotFound,
     RoutineNotFound,
     RunExists,
     RunNotFound,
     ThreadBusy,
     ThreadNotFound,
+    ToolboxNotFound,
+    ToolChanged,
     ToolError,
+    ToolNotReached,
     ToolUnavailable,
     Unreachable,
+    WorkspaceError,
 )
+from horarium.mcpservers import McpServer
 from horarium.memories import JudgedRun
 from horarium.routines import (
     AtTrigger,
@@ -47,6 +53,8 @@ if TYPE_CHECKING:
     from horarium.serving import serve_tools
     from horarium.settings import Settings
     from horarium.sync import SyncClient
+    from horarium.toolboxes import OpenApi, Toolbox
+    from horarium.workspace import Workspace
 
 __all__ = [  # noqa: RUF022 - grouped by topic
     # define
@@ -54,6 +62,10 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "Limits",
     "Memory",
     "ModelSettings",
+    "McpServer",
+    "OpenApi",
+    "Toolbox",
+    "ToolSearch",
     "Rubric",
     "JudgedRun",
     # schedule
@@ -71,6 +83,7 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "ToolContext",
     "Performed",
     "NotPerformed",
+    "Workspace",
     "serve_tools",
     # run
     "Client",
@@ -103,6 +116,11 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "DigestMismatch",
     "Unreachable",
     "ToolError",
+    "ToolNotReached",
+    "ToolChanged",
+    "WorkspaceError",
+    "MemoryNotFound",
+    "ToolboxNotFound",
 ]
 
 _LATER = {
@@ -111,6 +129,9 @@ _LATER = {
     "RunEvent": "horarium.client",
     "Settings": "horarium.settings",
     "SyncClient": "horarium.sync",
+    "OpenApi": "horarium.toolboxes",
+    "Toolbox": "horarium.toolboxes",
+    "Workspace": "horarium.workspace",
     "serve_tools": "horarium.serving",
 }
 

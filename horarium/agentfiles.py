@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
+from horarium import embeddings
 from horarium.definitions import Agent
 from horarium.errors import ConfigError
 from horarium.plans import plan_problems
@@ -124,6 +125,21 @@ def check_tools(settings: Settings, agents: Mapping[str, Agent], known: Iterable
     return problems
 
 
+def check_toolboxes(settings: Settings, agents: Mapping[str, Agent], known: Iterable[str]) -> list[str]:
+    """Say which agents name toolboxes that are not among `known`; a line each, with the near miss."""
+    names = sorted(known)
+    problems: list[str] = []
+    for agent in agents.values():
+        file = settings.root / "agents" / f"{agent.name}.yaml"
+        text = file.read_text("utf-8", "replace") if file.is_file() else ""
+        for index, reference in enumerate(agent.toolboxes):
+            name = reference.partition("@")[0]
+            if name not in names:
+                where = f"{shown(settings, file)}:{_line_of_item(text, 'toolboxes', reference)}"
+                problems.append(f"{where}: toolboxes.{index}: there is no toolbox {name!r}{near_miss(name, names)}")
+    return problems
+
+
 def check_plans(settings: Settings, agents: Mapping[str, Agent], tools: Mapping[str, ToolSpec]) -> list[str]:
     """Say where approval plans name arguments that these tools do not take; a line each, with the near miss."""
     problems: list[str] = []
@@ -133,6 +149,20 @@ def check_plans(settings: Settings, agents: Mapping[str, Agent], tools: Mapping[
         known = set(plan_problems(agent, settings))  # told when the file was read
         names = {} if agent.finds_tools else tools  # what else it has is known when a run begins
         found = [problem for problem in plan_problems(agent, settings, tools=names) if problem not in known]
+        problems += [_with_line(problem, shown(settings, file), text) for problem in found]
+    return problems
+
+
+def check_rankings(settings: Settings, agents: Mapping[str, Agent]) -> list[str]:
+    """Say which agents rank by a model that is not installed; a line each."""
+    if embeddings.installed():
+        return []
+    problems: list[str] = []
+    for agent in agents.values():
+        file = settings.root / "agents" / f"{agent.name}.yaml"
+        text = file.read_text("utf-8", "replace") if file.is_file() else ""
+        said = f"is `embedding`, and {embeddings.MISSING}: {embeddings.INSTALL}"
+        found = [f"{part}.ranking: {said}" for part in agent.by_meaning]
         problems += [_with_line(problem, shown(settings, file), text) for problem in found]
     return problems
 

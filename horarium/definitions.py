@@ -127,6 +127,11 @@ class Memory(Definition):
     store: Literal["ledger", "foundry"] = Field(
         default="ledger", description="foundry: the memory store of `[memory.foundry]`, which does its own finding."
     )
+    ranking: Literal["lexical", "embedding"] = Field(
+        default="lexical",
+        description="What fits a run's input best. lexical: full text. embedding: meaning, by a small local model of "
+        "English, from the extra `search`.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Memory:
@@ -138,6 +143,8 @@ class Memory(Definition):
             raise ValueError("`rubric` judges what is `procedural`, and `kinds` does not have that")
         if self.store == "foundry" and self.extraction not in (None, "off"):
             raise ValueError("`extraction` and `store: foundry`: that store has a model of its own; leave one out")
+        if self.store == "foundry" and self.ranking != "lexical":
+            raise ValueError("`ranking` and `store: foundry`: that store ranks by itself; leave one out")
         return self
 
     def extracts_with(self, model: str) -> str | None:
@@ -436,6 +443,12 @@ class Agent(Definition):
     def finds_tools(self) -> bool:
         """Whether some of its tools are found when a run begins, and pinned for it."""
         return bool(self.mcp or self.toolboxes or self.agents)
+
+    @property
+    def by_meaning(self) -> tuple[str, ...]:
+        """The fields that rank by `embedding`, which needs the extra `search`."""
+        parts = (("tool_search", self.tool_search), ("memory", self.memory))
+        return tuple(name for name, part in parts if part is not None and part.ranking == "embedding")
 
     @property
     def digest(self) -> str:

@@ -15,7 +15,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from horarium.content import digest
 from horarium.definition import Definition, Duration
+from horarium.secrets import bare_secret
 from horarium.tools import Effect
+
+SEPARATOR = "__"  # between a label and the name of a tool
 
 
 def a_label(label: str) -> str:
@@ -26,7 +29,7 @@ def a_label(label: str) -> str:
     """
     if not label or len(label) > 24 or not label[0].isalpha() or not all(c.isalnum() or c in "-_" for c in label):
         raise ValueError("a label has 1 to 24 letters, digits, '-' or '_', and begins with a letter")
-    if "__" in label or not label.isascii():
+    if SEPARATOR in label or not label.isascii():
         raise ValueError("a label is ASCII without '__', which stands between it and a tool's name")
     return label
 
@@ -76,6 +79,12 @@ class McpServer(Definition):
             raise ValueError("`env` and `cwd` are a command's; a server that is reached by `url` has `headers`")
         if self.command and self.headers:
             raise ValueError("`headers` are sent to a `url`; a command has `env`")
+        for field, values in (("headers", self.headers), ("env", self.env)):
+            bare = bare_secret(values)
+            if bare is not None:
+                raise ValueError(
+                    f"`{field}.{bare}` is a secret here; put it into an environment variable: ${{MY_SECRET}}"
+                )
         return self
 
     @property

@@ -109,15 +109,19 @@ class MemoryClient(ABC):
         verdict: Literal["accept", "reject"],
         *,
         by: str,
+        version: int | None = None,
         note: str | None = None,
         tenant: str | None = None,
     ) -> Memory:
         """Let what waits (quarantined, or a candidate) be told to later runs, or never.
 
+        `version`: the one that was looked at; a run may have taught another since.
+
         Raises:
-            Conflict: Nothing of it waits.
+            Conflict: Nothing of it waits, or another version does.
         """
-        return await MemoryCare(self.require_ledger()).review(memory, verdict, by, note=note, tenant=tenant)
+        care = MemoryCare(self.require_ledger())
+        return await care.review(memory, verdict, by, version=version, note=note, tenant=tenant)
 
     async def edit_memory(self, memory: str, text: str, *, by: str, tenant: str | None = None) -> Memory:
         """Have it say something else; it holds at once, and can be undone."""

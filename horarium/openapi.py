@@ -19,6 +19,7 @@ from pydantic import Field
 from horarium.content import clean_text, shorten
 from horarium.definition import Definition
 from horarium.errors import ConfigError
+from horarium.mcpservers import SEPARATOR
 from horarium.openapi_documents import Schemas
 from horarium.problems import near_miss
 from horarium.toolboxes import SENDERS_HEADERS, OpenApi
@@ -250,7 +251,7 @@ class _Reading:
         return url, not api.is_remote
 
     def _unique(self, name: str) -> str:
-        room = _TOOL_NAME_CHARS - len(self._label) - len("__")
+        room = _TOOL_NAME_CHARS - len(self._label) - len(SEPARATOR)
         if len(name) > room:
             name = f"{name[: room - 7]}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
         made, number = name, 2

@@ -11,13 +11,16 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from referencing import Registry
+
 from horarium.content import canonical
 from horarium.definitions import BOUND_KEYWORDS, Agent, ApprovalRule, bound_problem
 from horarium.people import is_among, plain
 from horarium.problems import near_miss
 from horarium.protocol import Gate
 from horarium.settings import Settings
-from horarium.tools import Effect, ToolSpec, schema_problem
+from horarium.tools import Effect, ToolSpec
 
 ROLE = "role:"
 WHOLE = "*"
@@ -71,16 +74,18 @@ def fits(bounds: Mapping[str, Mapping[str, Any]], arguments: Mapping[str, Any]) 
 def _within(bound: Mapping[str, Any], value: Any) -> bool:
     try:
         canonical(value)
-        schema = _schema(canonical(bound))
-        return schema is not None and schema_problem(schema, value) is None
+        checked = _checked(canonical(bound))
+        return checked is not None and checked.is_valid(value)
     except (ValueError, TypeError, ArithmeticError, RecursionError):
         return False
 
 
 @lru_cache(maxsize=512)
-def _schema(bound: str) -> dict[str, Any] | None:
+def _checked(bound: str) -> Draft202012Validator | None:
+    """What tells whether a value is within a bound; its patterns are Python's, and of whoever owns the plan."""
     parsed = json.loads(bound)
-    return _typed(parsed) if isinstance(parsed, dict) and bound_problem(parsed) is None else None
+    usable = isinstance(parsed, dict) and bound_problem(parsed) is None
+    return Draft202012Validator(_typed(parsed), registry=Registry()) if usable else None
 
 
 def _typed(bound: Any) -> Any:

@@ -43,7 +43,7 @@ def schema_problem(parameters: Mapping[str, Any], arguments: Any) -> str | None:
     return f"{error.message}" + (f" (at {where!r})" if where else "")
 
 
-def unusable(parameters: Mapping[str, Any]) -> str | None:
+def nothing_checked_by(parameters: Mapping[str, Any]) -> str | None:
     """Why nothing can be checked by a schema; None when it can. A reference shows its end only when it is followed."""
     try:
         _first_error(parameters, {})

@@ -386,7 +386,7 @@ class _Attempt:
 
     def _files(self) -> CallFiles:
         thread = self._step.thread
-        return CallFiles(self._host.workspaces if thread else None, thread)
+        return CallFiles(self._host.workspaces if thread else None, thread, self._step.run)
 
     async def _state(self) -> RoutineState:
         tool = self._host.tools.get(self._call.tool)

@@ -7,21 +7,18 @@ and what happens when an attempt died in the middle: `read` and `idempotent` go 
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, get_type_hints, overload
 
 import docstring_parser
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
-from horarium.content import canonical, digest
+from horarium.content import digest
 from horarium.errors import ConfigError, ToolError, WorkspaceError
 from horarium.routine_state import RoutineState
 
@@ -164,20 +161,6 @@ class Tool:
         if self.context_parameter:
             values[self.context_parameter] = context
         return values
-
-
-def schema_problem(parameters: Mapping[str, Any], arguments: Any) -> str | None:
-    """Say in one sentence where the arguments miss the schema; None when they fit."""
-    error = best_match(_validator(canonical(parameters)).iter_errors(arguments))
-    if error is None:
-        return None
-    where = "/".join(str(part) for part in error.absolute_path)
-    return f"{error.message}" + (f" (at {where!r})" if where else "")
-
-
-@lru_cache(maxsize=512)
-def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(schema))
 
 
 @overload

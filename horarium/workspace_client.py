@@ -86,7 +86,7 @@ class WorkspaceClient(ABC):
         manifest = await self._manifest(thread, version, tenant)
         name = _name(name)
         if name not in manifest:
-            raise NotFound(f"There is no file {name!r} in the workspace of thread {thread!r}.")
+            raise _no_file(name, thread)
         async for piece in _in_a_thread(self._workspaces().contents.pieces(manifest[name].digest)):
             yield piece
 
@@ -146,7 +146,7 @@ class WorkspaceClient(ABC):
         manifest = await self._manifest(thread, None, tenant)
         gone = frozenset(path for path in manifest if path == name or path.startswith(f"{name}/"))
         if not gone:
-            raise NotFound(f"There is no file {name!r} in the workspace of thread {thread!r}.")
+            raise _no_file(name, thread)
         recorded = await self._workspaces().record(Change(thread, None, {}, gone), by=by)
         return await self._tidied(thread, recorded.version)
 
@@ -229,3 +229,8 @@ async def _in_a_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
         if piece:
             yield piece
+
+
+def _no_file(name: str, thread: str) -> NotFound:
+    said = f"There is no file {name!r} in the workspace of thread {thread!r}."
+    return NotFound(said, hint=f"See which there are: horarium workspace list {thread}")

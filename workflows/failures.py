@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -54,6 +55,15 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> tuple[T, bool]:
         except Exception:
             break
     return task.result(), cancelled
+
+
+async def ask_to_end(run: str) -> None:
+    """Cancel a child's run by its id, whichever of its executions is the latest.
+
+    Cancelling the child itself would ask the first of them, and be lost on a run that has continued as new.
+    """
+    with contextlib.suppress(FailureError):  # it has ended by itself
+        await workflow.get_external_workflow_handle(run).cancel()
 
 
 def _cause(error: FailureError) -> BaseException:

@@ -39,7 +39,7 @@ with workflow.unsafe.imports_passed_through():
     from horarium.contract import MAX_OUTPUT_CHARS, RunResult, TickRequest, TickResult
     from horarium.durations import words
     from horarium.tick_protocol import Attempt, AttemptNow, ClosedTick, TickPlan
-    from workflows.failures import to_the_end
+    from workflows.failures import ask_to_end, to_the_end
 
 SCHEDULED_AT = SearchAttributeKey.for_datetime("TemporalScheduledStartTime")
 ROUTINE = SearchAttributeKey.for_keyword(contract.SEARCH_ROUTINE)
@@ -209,8 +209,7 @@ class RoutineTick:
         try:
             return await self._end_of(run, plan)
         except asyncio.CancelledError:
-            run.cancel()
-            await to_the_end(workflow.wait_condition(run.done))
+            await to_the_end(_stopped(run))
             raise
 
     async def _end_of(self, run: workflow.ChildWorkflowHandle[Any, RunResult], plan: TickPlan) -> Ended:
@@ -245,8 +244,7 @@ class RoutineTick:
         self._look_next = workflow.now() + min(self._looks * LOOK_SLOWER, LOOK_SLOWEST)
 
     async def _too_late(self, run: workflow.ChildWorkflowHandle[Any, RunResult], plan: TickPlan) -> Ended:
-        run.cancel()
-        await workflow.wait_condition(run.done)
+        await _stopped(run)
         outcome = await _outcome(run, plan)
         if outcome.status == "completed":
             return outcome  # it was faster than the word to stop
@@ -317,6 +315,11 @@ async def _within(most: timedelta, that: Callable[[], bool]) -> bool:
     with contextlib.suppress(TimeoutError):
         await workflow.wait_condition(that, timeout=most)
     return that()
+
+
+async def _stopped(run: workflow.ChildWorkflowHandle[Any, RunResult]) -> None:
+    await ask_to_end(run.id)
+    await workflow.wait_condition(run.done)
 
 
 async def _outcome(run: workflow.ChildWorkflowHandle[Any, RunResult], plan: TickPlan) -> Ended:

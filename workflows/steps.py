@@ -21,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from horarium.protocol import ModelReply, RunPlan, ToolOutcome
     from workflows.commands import CallModel, CallTool, Compact, HandOff, Recall, Remember
     from workflows.events import Compacted, Event, ModelReplied, Recalled, Remembered, ToolSettled, ToolUnserved
-    from workflows.failures import code_of, nobody_took_it, to_the_end, words_of
+    from workflows.failures import ask_to_end, code_of, nobody_took_it, to_the_end, words_of
     from workflows.machine import Machine
 
 # Steps count their own failures in the ledger; what Temporal retries here are dead workers and
@@ -33,7 +33,11 @@ LOCAL_RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_i
 LOCAL_TIMEOUT = timedelta(seconds=20)
 WRITE_TIMEOUT = timedelta(minutes=5)
 TASK_TIMEOUT = timedelta(seconds=2)  # of a sub-agent's run: when its worker dies, this is how long nobody else gets it
+STOP_PATIENCE = timedelta(seconds=10)  # with a sub-agent's run that was asked to end, before it is asked again
 RECALL_PATIENCE = timedelta(minutes=1)  # a store that is away keeps no run from beginning
+# What is asked of models one after the other inside of one activity; each has the time of a turn.
+MOST_PIECES = 12  # of a conversation that is summarised
+FINDING_AND_JUDGING = 2
 UNSERVED_MOST = timedelta(hours=1)  # between two looks whether a tool worker has taken a call
 
 T = TypeVar("T")
@@ -209,41 +213,67 @@ class Steps:
         if begun.outcome is not None or begun.run is None:
             self._happened(ToolSettled(command.number, begun.outcome or ToolOutcome(status="failed")))
             return
-        if not cancelled:
-            cancelled = await self._sub_run_ends(command, begun.run, begun.request)
-        settled = protocol.SettleHandoff(
-            run=self._run, number=command.number, call=call, sub_run=begun.run, cancelled=cancelled
-        )
+        self.sub_runs[command.number] = begun.run
         try:
-            outcome, _ = await to_the_end(written(plan, protocol.SETTLE_HANDOFF, settled, ToolOutcome))
-        except ActivityError as error:
-            outcome = ToolOutcome(status="failed", code=code_of(error), message=words_of(error))
+            if not cancelled:
+                cancelled = await self._sub_run_ends(command, begun.run, begun.request)
+            outcome = await self._handoff_settled(command, begun.run, cancelled=cancelled)
+        finally:
+            self.sub_runs.pop(command.number, None)
         self._happened(ToolSettled(command.number, outcome))
 
     async def _sub_run_ends(self, command: HandOff, run: str, request: RunRequest | None) -> bool:
         """Start a sub-agent's run and wait until it has ended, however it does; whether it was stopped."""
-        self.sub_runs[command.number] = run
         try:
-            await workflow.execute_child_workflow(
-                contract.RUN_WORKFLOW,
-                request,
-                id=run,
-                task_timeout=TASK_TIMEOUT,
-                # The ledger has its result; what matters here is that it has ended.
-                result_type=dict,
-                parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
-                cancellation_type=workflow.ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-                # What has begun under this id is the same run; settling waits for its end.
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                static_summary=command.call.agent,
+            child, cancelled = await to_the_end(
+                workflow.start_child_workflow(
+                    contract.RUN_WORKFLOW,
+                    request,
+                    id=run,
+                    task_timeout=TASK_TIMEOUT,
+                    # The ledger has its result; what matters here is that it has ended.
+                    result_type=dict,
+                    parent_close_policy=workflow.ParentClosePolicy.REQUEST_CANCEL,
+                    # What has begun under this id is the same run; settling waits for its end.
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    static_summary=command.call.agent,
+                )
             )
+            if not cancelled:
+                await asyncio.shield(child)
         except FailureError:
             return self._opened().state.ending is not None
         except asyncio.CancelledError:
-            return True
-        finally:
-            self.sub_runs.pop(command.number, None)
-        return False
+            cancelled = True
+        if cancelled:
+            await to_the_end(self._stopped(run, child))
+        return cancelled
+
+    async def _stopped(self, run: str, child: asyncio.Future[Any]) -> None:
+        """Ask a sub-agent's run to end, and give it some time; settling asks again."""
+        await ask_to_end(run)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await workflow.wait_condition(child.done, timeout=STOP_PATIENCE)
+
+    async def _handoff_settled(self, command: HandOff, run: str, *, cancelled: bool) -> ToolOutcome:
+        """Settle the step once the sub-agent's run has ended.
+
+        One that had begun under this id already is no child of this execution, as after a reset: what stops this run
+        reaches it by way of settling.
+        """
+        while True:
+            settled = protocol.SettleHandoff(
+                run=self._run, number=command.number, call=command.call, sub_run=run, cancelled=cancelled
+            )
+            settling = written(self._plan, protocol.SETTLE_HANDOFF, settled, ToolOutcome)
+            try:
+                return (await to_the_end(settling))[0] if cancelled else await settling
+            except asyncio.CancelledError:
+                cancelled = True
+            except ActivityError as error:
+                if cancelled or not is_cancelled_exception(error):
+                    return ToolOutcome(status="failed", code=code_of(error), message=words_of(error))
+                cancelled = True
 
     async def recall(self, command: Recall) -> None:
         """Look up what is remembered; a store that is away is done without."""
@@ -288,7 +318,7 @@ class Steps:
                 protocol.COMPACT_THREAD,
                 compacting,
                 result_type=protocol.Compacted,
-                start_to_close_timeout=plan.model_timeout,
+                start_to_close_timeout=MOST_PIECES * plan.model_timeout,
                 heartbeat_timeout=plan.heartbeat_timeout,
                 retry_policy=RETRY,
                 cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -316,7 +346,7 @@ class Steps:
                     number=command.number,
                 ),
                 result_type=protocol.WrittenMemory,
-                start_to_close_timeout=plan.model_timeout,
+                start_to_close_timeout=FINDING_AND_JUDGING * plan.model_timeout,
                 heartbeat_timeout=plan.heartbeat_timeout,
                 retry_policy=RETRY,
                 summary="memory",

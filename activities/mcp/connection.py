@@ -36,6 +36,7 @@ LISTED = 60.0  # seconds; of the newest protocol a connection does not notice wh
 IDLE = timedelta(minutes=5)
 MOST_PAGES = 100
 MOST_TOOLS = 1_000
+MOST_LISTED = 16 * 1024 * 1024  # characters of all pages
 KEY = "horarium/idempotency-key"
 
 _ME = types.Implementation(name="horarium", version=version("horarium"))
@@ -143,6 +144,7 @@ class Connection:
     async def _list(self, client: Client) -> dict[str, types.Tool]:
         found: dict[str, types.Tool] = {}
         cursor: str | None = None
+        size = 0
         try:
             async with asyncio.timeout(LIST_SECONDS):
                 for _ in range(MOST_PAGES):
@@ -153,6 +155,9 @@ class Connection:
                             raise ToolError(f"The server {self.label!r} has two tools {tool.name!r}.")
                         found[tool.name] = tool
                     cursor = page.next_cursor
+                    size += len(page.model_dump_json())
+                    if size > MOST_LISTED:
+                        raise ToolError(f"The server {self.label!r} says more of its tools than anybody could read.")
                     if len(found) > MOST_TOOLS:
                         raise ToolError(f"The server {self.label!r} has more than {MOST_TOOLS:,} tools.")
                     if not cursor:

@@ -10,13 +10,13 @@ from typing import Any
 import mcp_types as types
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
-from referencing.exceptions import Unresolvable
 
-from horarium.content import canonical, digest_text, shorten
+from horarium.content import canonical, clean_json, digest_text, shorten
 from horarium.errors import ConfigError
 from horarium.ledger.trusted_tools import Said
-from horarium.mcpservers import McpServer
-from horarium.tools import ToolSpec, schema_problem
+from horarium.mcpservers import SEPARATOR, McpServer
+from horarium.schemas import nothing_checked_by
+from horarium.tools import ToolSpec
 from horarium.toolsets import McpSource, PinnedTool
 
 # By name: what a newer SDK reads besides would change every digest, and ask everybody for new trust.
@@ -46,7 +46,8 @@ def said_of(tool: types.Tool) -> Said:
             f"The server says {len(text):,} characters of its tool {tool.name!r}; at most {MOST_SAID:,} are taken.",
             hint="Leave it out by `tools`.",
         )
-    return Said(tool.name, digest_text(text), said)
+    # The digest is of the server's own words; what is kept of them has no secret in it that the server was sent.
+    return Said(tool.name, digest_text(text), clean_json(said))
 
 
 def said_of_all(label: str, tools: Iterable[types.Tool]) -> list[Said]:
@@ -84,7 +85,7 @@ def pinned(label: str, server: McpServer, said: Said) -> PinnedTool:
 
 
 def _name(label: str, tool: str) -> str:
-    name = f"{label}__{_UNFIT.sub('_', tool)}"
+    name = f"{label}{SEPARATOR}{_UNFIT.sub('_', tool)}"
     if len(name) <= MOST_NAME:
         return name
     mark = digest_text(tool).removeprefix("sha256:")[:8]
@@ -103,11 +104,13 @@ def _parameters(label: str, said: Said) -> dict[str, Any]:
         raise ConfigError(f"{unusable}: it refers to {outside!r}, outside of itself.", hint=leave_out)
     try:
         Draft202012Validator.check_schema(schema)
-        schema_problem(schema, {})  # a reference that leads nowhere, or to itself, shows only when it is followed
-    except (SchemaError, Unresolvable) as error:
+    except SchemaError as error:
         raise ConfigError(f"{unusable}: {str(error).splitlines()[0]}.", hint=leave_out) from error
     except RecursionError as error:
         raise ConfigError(f"{unusable}: it goes round in circles.", hint=leave_out) from error
+    problem = nothing_checked_by(schema)
+    if problem is not None:
+        raise ConfigError(f"{unusable}: it {problem}.", hint=leave_out)
     parameters: dict[str, Any] = json.loads(json.dumps(schema))
     return parameters
 

@@ -17,8 +17,8 @@ horarium threads list --limit 1
 horarium threads show "$thread" --limit 3
 
 echo "--- the next run reads what was appended:"
-horarium threads append "$thread" "Lamp oil was delivered an hour ago." --by "$me"
-horarium run stocktaker "What is short now?" --thread "$thread" --wait --by "$me"
+horarium threads append "$thread" "The shelves B are closed today, leave them out." --by "$me"
+horarium run stocktaker "Then what is short?" --thread "$thread" --wait --by "$me"
 
 echo "--- a fork keeps what it shows when the thread that it was made of is deleted:"
 fork="$(horarium threads fork "$thread" --at 2 --json | field thread)"

@@ -18,17 +18,21 @@ from horarium.definitions import Agent
 from horarium.durations import words as duration_words
 from horarium.errors import AgentNotFound, ConfigError, Unreachable
 from horarium.ledger.agents import Agents, AgentVersion, ToolCatalog
+from horarium.ledger.toolboxes import Toolboxes
 from horarium.problems import near_miss
 from horarium.project import (
     agent_files,
     check_plans,
+    check_rankings,
     check_sub_agents,
+    check_toolboxes,
     check_tools,
     load_agent,
     load_agents,
     load_tools,
 )
 from horarium.settings import Settings
+from horarium.toolboxfiles import toolbox_files
 from horarium.tools import Tool, ToolSpec
 
 app = typer.Typer(no_args_is_help=True, help="See the agents of this project, and check their files.")
@@ -62,8 +66,7 @@ async def _list(*, as_json: bool) -> int:
     elif rows:
         columns = ("agent", "version", "model", "tools", "state")
         cells = [
-            (row["agent"], str(row["version"] or "-"), row["model"], ", ".join(row["tools"]) or "-", row["state"])
-            for row in rows
+            (row["agent"], str(row["version"] or "-"), row["model"], _all_tools(row), row["state"]) for row in rows
         ]
         talk.out().print(talk.table(columns, cells))
     else:
@@ -78,9 +81,17 @@ def _row(name: str, file: Agent | None, stored: AgentVersion | None) -> dict[str
         "version": stored.version if stored else None,
         "model": agent.model if agent else "",
         "tools": list(agent.tools) if agent else [],
+        "mcp": list(agent.mcp) if agent else [],
+        "toolboxes": list(agent.toolboxes) if agent else [],
+        "agents": list(agent.agents) if agent else [],
         "description": agent.description if agent else "",
         "state": _state(file, stored),
     }
+
+
+def _all_tools(row: Mapping[str, Any]) -> str:
+    elsewhere = [f"{label}__*" for label in row["mcp"]] + [f"toolbox {name}" for name in row["toolboxes"]]
+    return ", ".join([*row["tools"], *elsewhere, *(f"agent {name}" for name in row["agents"])]) or "-"
 
 
 def _state(file: Agent | None, stored: AgentVersion | None) -> str:
@@ -167,6 +178,16 @@ def _lines(agent: Agent, number: int | None, stored: AgentVersion | None, served
     if agent.procedure:
         lines.append(f"  procedure {' > '.join(agent.procedure)}")
     lines += [f"  tool      {tool}: {_effect(served.get(tool))}" for tool in agent.tools]
+    lines += [f"  MCP       {label}: {words.one_line(server.address)}" for label, server in agent.mcp.items()]
+    lines += [f"  toolbox   {reference}" for reference in agent.toolboxes]
+    lines += [f"  sub-agent {name}" for name in agent.agents]
+    if agent.tool_search:
+        shown = words.plural(agent.tool_search.show, "tool")
+        lines.append(f"  search    {shown} at each turn, {agent.tool_search.ranking}")
+    if agent.memory:
+        kinds, scope = ", ".join(agent.memory.kinds), words.one_line(agent.memory.scope)
+        ranking = f", {agent.memory.ranking}" if agent.memory.store == "ledger" else ""
+        lines.append(f"  memory    {kinds} of {scope!r}{ranking}")
     if agent.instructions:
         lines += ["", "Instructions", *words.harmless(agent.instructions).rstrip().splitlines()]
     return lines
@@ -210,8 +231,10 @@ async def _validate(*, as_json: bool) -> int:
     except ConfigError as error:
         problems += error.message.splitlines()
     else:
-        served = await _served_elsewhere(settings) | {name: tool.spec for name, tool in tools.items()}
+        served = await served_elsewhere(settings) | {name: tool.spec for name, tool in tools.items()}
         problems += check_tools(settings, agents, served) + check_plans(settings, agents, served)
+    problems += check_rankings(settings, agents)
+    problems += check_toolboxes(settings, agents, await known_toolboxes(settings))
     if as_json:
         talk.emit({"valid": not problems, "agents": sorted(agents), "tools": sorted(tools), "problems": problems})
     else:
@@ -222,12 +245,28 @@ async def _validate(*, as_json: bool) -> int:
     return talk.TYPED_WRONG if problems else talk.DONE
 
 
-async def _served_elsewhere(settings: Settings) -> dict[str, ToolSpec]:
+async def served_elsewhere(settings: Settings) -> dict[str, ToolSpec]:
     """Tools of workers that are no part of this project, as far as a ledger that is there already knows them."""
-    if settings.ledger.url is None and not (settings.state / "ledger.db").exists():
+    if _has_no_ledger(settings):
         return {}
     try:
         async with opened_ledger(settings) as ledger:
             return {name: tool.spec for name, tool in (await ToolCatalog(ledger).all()).items()}
     except (ConfigError, Unreachable):
         return {}
+
+
+async def known_toolboxes(settings: Settings) -> set[str]:
+    """Names of the toolboxes that this project has a file of, and of those in a ledger that is there already."""
+    names = {file.stem for file in toolbox_files(settings)}
+    if _has_no_ledger(settings):
+        return names
+    try:
+        async with opened_ledger(settings) as ledger:
+            return names | set(await Toolboxes(ledger).names())
+    except (ConfigError, Unreachable):
+        return names
+
+
+def _has_no_ledger(settings: Settings) -> bool:
+    return settings.ledger.url is None and not (settings.state / "ledger.db").exists()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -20,23 +19,27 @@ import typer
 from rich.text import Text
 from temporalio.service import RPCError
 
+from horarium import embeddings
 from horarium.cli import talk
+from horarium.cli.agents import known_toolboxes, served_elsewhere
 from horarium.cli.mcp_checks import look_at_mcp_servers
 from horarium.cli.routine_checks import look_at_routines
 from horarium.cli.tool_workers import look_at_tool_workers
 from horarium.connection import connect
 from horarium.content import digest_text
 from horarium.contract import ENGINE_QUEUE
+from horarium.definitions import Agent
 from horarium.engine import use_engine
 from horarium.errors import ConfigError, HorariumError
 from horarium.ledger.database import Ledger
 from horarium.logs import hide_secrets
 from horarium.pollers import polling
-from horarium.project import check_plans, check_tools, clashing_imports, load_agents, load_tools
+from horarium.project import check_plans, check_toolboxes, check_tools, clashing_imports, load_agents, load_tools
 from horarium.proof import KeyRing
 from horarium.secrets import REFERENCE, redact
 from horarium.settings import Settings
 from horarium.stack import answers_http, is_alive, read_stack
+from horarium.tools import ToolSpec
 
 State = Literal["ok", "warn", "fail"]
 LEAST_FREE = 1 << 30
@@ -103,7 +106,8 @@ async def _doctor(*, as_json: bool) -> int:
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, one finding after the other."""
     yield _versions()
-    for finding in (*_files(settings), *_credentials(settings), *_proof(settings), _disk(settings)):
+    served, toolboxes = await served_elsewhere(settings), await known_toolboxes(settings)
+    for finding in (*_files(settings, served, toolboxes), *_credentials(settings), *_proof(settings), _disk(settings)):
         yield finding
     yield await _server(settings)
     async for finding in _ledger(settings):
@@ -130,19 +134,14 @@ def _versions() -> Finding:
     return Finding("versions", "ok", ", ".join(found))
 
 
-def _files(settings: Settings) -> Iterable[Finding]:
+def _files(settings: Settings, served: Mapping[str, ToolSpec], toolboxes: Iterable[str]) -> Iterable[Finding]:
     agents = {}
     try:
         agents = load_agents(settings)
         yield Finding("agents", "ok" if agents else "warn", ", ".join(agents) or "none in agents/")
     except ConfigError as error:
         yield Finding("agents", "fail", error.message, error.hint or "")
-    by_meaning = [
-        name for name, agent in agents.items() if agent.tool_search and agent.tool_search.ranking == "embedding"
-    ]
-    if by_meaning and importlib.util.find_spec("wordllama") is None:
-        what = f"{', '.join(by_meaning)} ranks tools by `embedding`, and the model for it is not installed"
-        yield Finding("tool search", "fail", what, "Install it: pip install 'horarium[search]'")
+    yield from _rankings(agents)
     clashes = clashing_imports(settings)
     if clashes and settings.tools.process != "own":
         yield Finding(
@@ -157,10 +156,23 @@ def _files(settings: Settings) -> Iterable[Finding]:
         yield Finding("tools", "fail", error.message, error.hint or "")
         return
     yield Finding("tools", "ok", ", ".join(f"{t.name} ({t.spec.effect})" for t in tools.values()) or "none in tools/")
-    for problem in check_tools(settings, agents, tools):
-        yield Finding("tools", "warn", problem, "Another tool worker may serve it; else correct the name.")
-    for problem in check_plans(settings, agents, {name: tool.spec for name, tool in tools.items()}):
+    known = {**served, **{name: tool.spec for name, tool in tools.items()}}
+    for problem in check_tools(settings, agents, known):
+        yield Finding("tools", "warn", problem, "Start the tool worker that has it, or correct the name.")
+    for problem in check_toolboxes(settings, agents, toolboxes):
+        yield Finding("toolboxes", "fail", problem, "Correct the name.")
+    for problem in check_plans(settings, agents, known):
         yield Finding("approval plans", "fail", problem, "Correct the name.")
+
+
+def _rankings(agents: Mapping[str, Agent]) -> Iterable[Finding]:
+    if embeddings.installed():
+        return
+    for check, what, part in (("tool search", "tools", "tool_search"), ("memory ranking", "memories", "memory")):
+        by_meaning = [name for name, agent in agents.items() if part in agent.by_meaning]
+        if by_meaning:
+            said = f"{', '.join(by_meaning)} ranks {what} by `embedding`, and {embeddings.MISSING}"
+            yield Finding(check, "fail", said, f"Install it: {embeddings.INSTALL}")
 
 
 def _credentials(settings: Settings) -> Iterable[Finding]:

@@ -15,14 +15,17 @@ from rich.text import Text
 
 from horarium.cli import words
 from horarium.contract import RunStatus, Waiting
+from horarium.directcalls import CALLER
 from horarium.ids import step_id
 from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Journal, StepRecord
 from horarium.ledger.runs import RunRecord
+from horarium.ledger.summaries import SUMMARY_STEP
 from horarium.ledger.threads import Threads
 from horarium.turns import stored_turn
 
+NO_TURNS = (SUMMARY_STEP, CALLER)
 STYLES = {
     "completed": "green",
     "failed": "red",
@@ -70,8 +73,9 @@ class Evidence:
 
     @property
     def turns(self) -> int:
-        """Model calls so far."""
-        return self.run.turns or sum(step.kind == "model_call" and step.status == "completed" for step in self.steps)
+        """Turns of the model so far; neither a summary nor a caller's word is one."""
+        turns = (step for step in self.steps if step.kind == "model_call" and step.name not in NO_TURNS)
+        return self.run.turns or sum(step.status == "completed" for step in turns)
 
     @property
     def usage(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from horarium.errors import ConfigError
 
 FILES = {
     "horarium.toml": """\
-# Settings of this project. All of them, with their defaults: docs/operations.md.
+# Settings of this project. All of them, with their defaults: docs/settings.md.
 # Secrets are never written here: name an environment variable, like "${MY_API_KEY}".
 
 [tools]

@@ -88,6 +88,10 @@ def show(memory: MemoryArgument, as_json: JsonOption = False) -> None:
 
     \b
     Exit codes: 0 done, 2 there is none, 3 cannot reach the ledger.
+
+    \b
+    Example:
+      horarium memory show mem_4T9K
     """
 
     async def work() -> int:
@@ -103,7 +107,7 @@ def show(memory: MemoryArgument, as_json: JsonOption = False) -> None:
                 ("kind", found.kind),
                 ("of", _whose(found)),
                 ("tenant", found.tenant),
-                ("about", words.one_line(found.subject)),
+                ("about", about(found)),
             ]
         )
         for version in reversed(found.versions):
@@ -128,6 +132,10 @@ def edit(
 
     \b
     Exit codes: 0 done, 2 there is none or the text cannot be, 3 cannot reach the ledger.
+
+    \b
+    Example:
+      horarium memory edit mem_4T9K "Wants white paper." --by ana
     """
 
     async def work() -> int:
@@ -146,6 +154,10 @@ def undo(memory: MemoryArgument, by: ByOption, as_json: JsonOption = False) -> N
 
     \b
     Exit codes: 0 done, 1 no version holds, 2 there is none, 3 cannot reach the ledger.
+
+    \b
+    Example:
+      horarium memory undo mem_4T9K --by ana
     """
 
     async def work() -> int:
@@ -171,6 +183,10 @@ def delete(memory: MemoryArgument, by: ByOption, as_json: JsonOption = False) ->
 
     \b
     Exit codes: 0 done, 2 there is none, 3 cannot reach the ledger.
+
+    \b
+    Example:
+      horarium memory delete mem_4T9K --by ana
     """
 
     async def work() -> int:
@@ -245,9 +261,15 @@ def memory_row(memory: Memory) -> tuple[str, ...]:
         _whose(memory),
         shown.status,
         str(shown.version),
-        words.one_line(memory.subject),
+        about(memory),
         words.one_line(shown.text),
     )
+
+
+def about(memory: Memory) -> str:
+    """What it is about, on one line. That of a summary is its run, whose id the ledger has in small letters."""
+    run = memory.versions[0].run_id
+    return run if memory.kind == "summary" and run and run.lower() == memory.subject else words.one_line(memory.subject)
 
 
 def _whose(memory: Memory) -> str:

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from horarium.cli import talk, words
-from horarium.cli.memory import COLUMNS, ByOption, JsonLinesOption, app, find_memory, memory_json, memory_row
+from horarium.cli.memory import COLUMNS, ByOption, JsonLinesOption, about, app, find_memory, memory_json, memory_row
 from horarium.cli.reach import find_run, opened_client, opened_ledger
 from horarium.errors import ConfigError
 from horarium.ledger.memories import Memories
@@ -27,7 +27,10 @@ def review(
     verdict: Annotated[str | None, typer.Argument(metavar="accept|reject", help="Left out: show what waits.")] = None,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID", help="Memories; or the run, of what it left for a store elsewhere."),
+        typer.Argument(
+            metavar="ID",
+            help="Memories, with @VERSION only as you saw them; or the run, of what it left for a store elsewhere.",
+        ),
     ] = None,
     by: Annotated[
         str | None, typer.Option("--by", envvar="HORARIUM_BY", metavar="NAME", help="Who says so; kept as evidence.")
@@ -46,7 +49,7 @@ def review(
     \b
     Examples:
       horarium memory review
-      horarium memory review accept mem_4T9K --by ana
+      horarium memory review accept mem_4T9K@2 --by ana
       horarium memory review reject mem_4T9K mem_7B2C --by ana --note "comes from an advertisement"
     """
 
@@ -86,7 +89,10 @@ def feedback(
 
     async def work() -> int:
         if verdict not in ("positive", "negative"):
-            raise ConfigError(f"Feedback is positive or negative, not {verdict!r}.")
+            raise ConfigError(
+                f"Feedback is positive or negative, not {verdict!r}.",
+                hint="horarium memory feedback run_01JD8 positive --by ana",
+            )
         async with opened_ledger() as ledger:
             found = await find_run(ledger, run)
             word: FeedbackVerdict = "positive" if verdict == "positive" else "negative"
@@ -115,6 +121,11 @@ def deliveries(
 
     \b
     Exit codes: 0 done, 3 cannot reach the ledger, or Temporal with --deliver.
+
+    \b
+    Examples:
+      horarium memory deliveries
+      horarium memory deliveries --deliver
     """
 
     async def work() -> int:
@@ -150,7 +161,7 @@ async def _show(as_json: bool) -> int:
         for memory in waiting:
             pending = memory.pending
             if pending is not None:
-                told = (pending.status, str(pending.version), words.one_line(memory.subject))
+                told = (pending.status, str(pending.version), about(memory))
                 lines.append((*memory_row(memory)[:3], *told, words.one_line(pending.text)))
         talk.out().print(talk.table(COLUMNS, lines, keep=("id",)))
     if held:
@@ -164,8 +175,12 @@ async def _review(verdict: Any, said: str, by: str, note: str | None, as_json: b
     goes = False
     async with opened_ledger() as ledger:
         if said.startswith("mem_"):
-            found = await find_memory(ledger, said)
-            reviewed = await MemoryCare(ledger).review(found.id, verdict, by, note=note)
+            begins, at, version = said.partition("@")
+            if at and not version.isdecimal():
+                raise ConfigError(f"{said!r} names no version.", hint="Like mem_4T9K@2; see: horarium memory review")
+            found = await find_memory(ledger, begins)
+            number = int(version) if at else None
+            reviewed = await MemoryCare(ledger).review(found.id, verdict, by, version=number, note=note)
             told, line = memory_json(reviewed), f"{reviewed.id} is {verdict}ed."
         else:
             run = (await find_run(ledger, said)).id

@@ -64,7 +64,7 @@ def lines(tree: Sequence[Below], indent: str = "  ") -> Iterator[Text]:
         used = words.tokens(run.input_tokens, run.output_tokens)
         line = Text(f"{indent}#{run.parent_step}  {run.agent}  ")
         line.append(words.status(run), style=evidence.STYLES.get(run.status, ""))
-        line.append(f"  {run.id}" + (f"  {used} tokens" if run.closed_at else ""))
+        line.append(f"  {run.id}" + (f"  {used} tokens" if run.closed_at and used != "-" else ""))
         yield line
         for waiting in item.waiting:
             yield Text(f"{indent}    waits for: {words.one_line(waiting.text)} ({waiting.question or waiting.id})")

@@ -12,6 +12,7 @@ import yaml
 
 from horarium.cli import words
 from horarium.ledger.toolboxes import DefaultVersion, Operations, ToolboxVersion
+from horarium.mcpservers import SEPARATOR
 from horarium.openapi import Operation
 from horarium.toolboxes import Toolbox
 from horarium.toolboxfiles import ToolboxFile
@@ -52,7 +53,7 @@ def tools(version: ToolboxVersion, served: Mapping[str, ToolSpec]) -> Iterator[T
     for label, operations in version.operations.items():
         for operation in operations:
             yield ToolLine(
-                f"{label}__{operation.name}", "openapi", operation.effect.value, _about(operation.description)
+                f"{label}{SEPARATOR}{operation.name}", "openapi", operation.effect.value, _about(operation.description)
             )
     for name in toolbox.agents:
         yield ToolLine(name, "agent", "-", "a sub-agent")
@@ -113,7 +114,7 @@ def lines(old: ToolboxVersion, new: ToolboxVersion) -> list[str]:
 
 def _known(version: ToolboxVersion) -> dict[str, Operation | None]:
     operations: Operations = version.operations
-    named = {f"{label}__{item.name}": item for label, found in operations.items() for item in found}
+    named = {f"{label}{SEPARATOR}{item.name}": item for label, found in operations.items() for item in found}
     others = [*version.toolbox.tools, *(f"{label}__*" for label in version.toolbox.mcp), *version.toolbox.agents]
     return {**dict.fromkeys(others), **named}
 

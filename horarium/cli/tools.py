@@ -112,7 +112,7 @@ def _show(tool: KnownTool) -> None:
     for line in _difference(tool):
         indented(line, style={"+": "green", "-": "red"}.get(line[:1], ""))
     names = shlex.join([tool.label, tool.tool])
-    talk.say(f"Trust it: horarium tools trust {names} --digest {tool.seen_digest[:SHOWN]}")
+    talk.say(f"Trust it: horarium tools trust {names} --by NAME --digest {tool.seen_digest[:SHOWN]}")
 
 
 def _difference(tool: KnownTool) -> list[str]:

@@ -17,7 +17,7 @@ from horarium.visible import one_line as one_line
 from horarium.visible import visible as visible
 
 STATUS: dict[Status, str] = {
-    "queued": "queued, no worker has begun it",
+    "queued": "queued, not begun yet",
     "in_progress": "in progress",
     "requires_action": "waiting for a person",
     "completed": "completed",

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 from horarium.cli import talk, words
-from horarium.cli.reach import opened_ledger
+from horarium.cli.reach import find_thread, opened_ledger
 from horarium.errors import ConfigError
 from horarium.ledger.workspaces import WorkspaceVersion
 from horarium.settings import Settings
@@ -22,7 +22,7 @@ from horarium.workspace_client import ThreadFiles, WorkspaceFile
 
 app = typer.Typer(no_args_is_help=True, help="See, fetch, put and remove the files of a thread.")
 
-ThreadArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The thread's id.")]
+ThreadArgument = Annotated[str, typer.Argument(metavar="THREAD", help="A thread's id, or as much of it as is unique.")]
 VersionOption = Annotated[
     int | None, typer.Option("--version", metavar="N", help="As it was at this version.", show_default="the latest")
 ]
@@ -51,8 +51,8 @@ def list_(
     """
 
     async def work() -> int:
-        async with _files() as files:
-            found = await files.workspace_files(thread, pattern=pattern, version=version)
+        async with _files(thread) as (files, whole):
+            found = await files.workspace_files(whole, pattern=pattern, version=version)
         if as_json:
             for file in found:
                 talk.emit(_file_json(file))
@@ -79,8 +79,8 @@ def versions(thread: ThreadArgument, as_json: JsonLinesOption = False) -> None:
     """
 
     async def work() -> int:
-        async with _files() as files:
-            found = await files.workspace_versions(thread)
+        async with _files(thread) as (files, whole):
+            found = await files.workspace_versions(whole)
         if as_json:
             for version in found:
                 talk.emit(_version_json(version))
@@ -116,12 +116,12 @@ def get(
 
     async def work() -> int:
         target = to or Path(Path(name).name if name is not None else f"{thread}.zip")
-        async with _files() as files:
+        async with _files(thread) as (files, whole):
             if name is not None:
-                pieces = files.download_file(thread, name, version=version)
+                pieces = files.download_file(whole, name, version=version)
             else:
                 packing = "tar" if target.suffix == ".tar" else "zip"
-                pieces = files.download_workspace(thread, format=packing, version=version)  # type: ignore[arg-type]
+                pieces = files.download_workspace(whole, format=packing, version=version)  # type: ignore[arg-type]
             size = await _write(pieces, target)
         if target != Path("-"):
             talk.out().print(Text(f"{target}: {size:,} bytes"), soft_wrap=True)
@@ -149,11 +149,11 @@ def put(
     """
 
     async def work() -> int:
-        async with _files() as files:
+        async with _files(thread) as (files, whole):
             wanted = name or file.name
             try:
                 executable = os.access(file, os.X_OK)
-                version = await files.upload_file(thread, wanted, file, by=by, executable=executable)
+                version = await files.upload_file(whole, wanted, file, by=by, executable=executable)
             except OSError as error:
                 raise ConfigError(f"Cannot read {str(file)!r}: {error.strerror or error}.") from error
         said = f"{wanted} is in version {version}." if version is not None else f"{wanted} was there like that."
@@ -164,24 +164,24 @@ def put(
 
 
 @app.command()
-def rm(
+def delete(
     thread: ThreadArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A file, or a directory with all that is in it.")],
     by: ByOption,
 ) -> None:
-    """Remove a file from a thread's workspace. Earlier versions still have it, as long as they are kept.
+    """Delete a file from a thread's workspace. Earlier versions still have it, as long as they are kept.
 
     \b
     Exit codes: 0 done, 2 there is no such thread or file, 3 cannot reach the ledger.
 
     \b
     Example:
-      horarium workspace rm thr_01JD8 data/prices.csv --by ana
+      horarium workspace delete thr_01JD8 data/prices.csv --by ana
     """
 
     async def work() -> int:
-        async with _files() as files:
-            version = await files.delete_file(thread, name, by=by)
+        async with _files(thread) as (files, whole):
+            version = await files.delete_file(whole, name, by=by)
         talk.out().print(Text(words.one_line(f"{name} is not in version {version}.")), soft_wrap=True)
         return talk.DONE
 
@@ -189,10 +189,11 @@ def rm(
 
 
 @contextlib.asynccontextmanager
-async def _files() -> AsyncIterator[ThreadFiles]:
+async def _files(thread: str) -> AsyncIterator[tuple[ThreadFiles, str]]:
+    """The files of threads, and the whole id of the one that was meant."""
     settings = Settings.load()
     async with opened_ledger(settings) as ledger:
-        yield ThreadFiles(ledger, settings)
+        yield ThreadFiles(ledger, settings), (await find_thread(ledger, thread)).id
 
 
 async def _write(pieces: AsyncIterator[bytes], target: Path) -> int:

@@ -37,8 +37,8 @@ _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 class Prepared:
     """A statement that runs many times: compiled once, then handed to SQLite's driver as it is.
 
-    Building and looking up a statement costs SQLAlchemy several times what SQLite needs to run it; only the journal and
-    the reading of threads are hot enough to care.
+    Building and looking up a statement costs SQLAlchemy several times what SQLite needs to run it; only the journal,
+    the reading of threads and what every call asks are hot enough to care.
     """
 
     def __init__(self, statement: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 
 from horarium.ledger.database import Statements
-from horarium.ledger.schema import runs
+from horarium.ledger.schema import runs, threads
 
 MOST_LEVELS = 12  # more than limits allow, so that a loop in the rows ends
 
@@ -30,3 +32,18 @@ async def runs_below(connection: Statements, run: str) -> int:
             break
         count += len(level)
     return count
+
+
+async def threads_below(connection: Statements, thread: str) -> Sequence[str]:
+    """The threads, not deleted so far, of all sub-agents' runs below those of a thread."""
+    found: set[str] = set()
+    level = {thread}
+    for _ in range(MOST_LEVELS):
+        parents = select(runs.c.id).where(runs.c.thread_id.in_(level))
+        query = select(runs.c.thread_id).where(runs.c.parent_run.in_(parents)).distinct()
+        level = set(await connection.scalars(query)) - found - {thread}
+        if not level:
+            break
+        found |= level
+    kept = select(threads.c.id).where(threads.c.id.in_(found), threads.c.deleted_at.is_(None))
+    return sorted(await connection.scalars(kept))

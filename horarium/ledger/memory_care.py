@@ -31,19 +31,31 @@ class MemoryCare:
         self._ledger = ledger
 
     async def review(
-        self, memory: str, verdict: Verdict, by: str, *, note: str | None = None, tenant: str | None = None
+        self,
+        memory: str,
+        verdict: Verdict,
+        by: str,
+        *,
+        version: int | None = None,
+        note: str | None = None,
+        tenant: str | None = None,
     ) -> Memory:
-        """Let what waits be recalled from now on, or never.
+        """Let what waits be recalled from now on, or never; `version`: the one that was looked at.
 
         Raises:
             MemoryNotFound: There is none.
-            Conflict: Nothing of it waits.
+            Conflict: Nothing of it waits, or it is another version by now.
         """
         async with self._changing() as (connection, now):
             found = await one(connection, memory, tenant)
             waiting = found.pending
             if waiting is None:
                 raise Conflict(f"Nothing of memory {memory} waits for a review.")
+            if version not in (None, waiting.version):
+                raise Conflict(
+                    f"Of memory {memory} it is version {waiting.version} that waits by now, and not {version}.",
+                    hint="Look at it: horarium memory review",
+                )
             values: dict[str, Any] = {"status": "rejected"}
             if verdict == "accept":
                 until = await admitted_until(connection, waiting.run_id, now)

@@ -136,7 +136,10 @@ class Lessons:
             changed = await _on_feedback(connection, run, verdict, by, note, now)
             deliver = False
             if verdict == "positive":
-                deliver = await release(connection, run, ("candidate", "withdrawn"), now)
+                report = await connection.scalar(select(lessons.c.report).where(lessons.c.run_id == run))
+                # What touched untrusted content waits for its review, also when it was withdrawn meanwhile.
+                tainted = bool((report or {}).get("tainted"))
+                deliver = await release(connection, run, ("candidate",) if tainted else ("candidate", "withdrawn"), now)
             else:
                 await hold_back(connection, run, "withdrawn", now)
             await connection.execute(
@@ -262,6 +265,14 @@ async def set_version(connection: Statements, memory: str, number: int, /, **val
     )
 
 
+async def _standing(connection: Statements, others: list[str]) -> tuple[bool, bool]:
+    """Whether runs still stand for what they taught, having had no negative feedback; and whether one did well."""
+    query = select(lessons.c.report, lessons.c.feedback).where(lessons.c.run_id.in_(others))
+    rows = [row for row in await connection.execute(query) if row.feedback != "negative"]
+    well = [row for row in rows if row.feedback == "positive" or row.report.get("passed")]
+    return bool(rows), any(not row.report.get("tainted") for row in well)
+
+
 async def _on_feedback(
     connection: Statements, run: str, verdict: FeedbackVerdict, by: str, note: str | None, now: datetime
 ) -> list[tuple[str, int, MemoryStatus]]:
@@ -283,11 +294,16 @@ async def _on_feedback(
             values: dict[str, Any] = {"status": "active", "judged_by": f"feedback:{by}"[:300], "expires_at": until}
         elif verdict == "negative" and version.status in ("active", "candidate", "quarantined"):
             others = [other for other in memory.sources.get(number, ()) if other != run]
-            if others:  # it stands by what they taught
+            taught_it, did_well = await _standing(connection, others)
+            if did_well or (taught_it and memory.kind != "procedural"):  # it stands by what they taught
                 mine = (memory_sources.c.memory_id == memory_id, memory_sources.c.version == number)
                 await connection.execute(delete(memory_sources).where(*mine, memory_sources.c.run_id == run))
                 continue
-            values = {"status": "withdrawn"}
+            if taught_it and version.status != "active":  # it waits, as it did for their sake
+                continue
+            values = (
+                {"status": "candidate", "expires_at": now + CANDIDATE_LASTS} if taught_it else {"status": "withdrawn"}
+            )
         else:
             continue
         await set_version(connection, memory_id, number, reason=said, changed_by=by, **values)

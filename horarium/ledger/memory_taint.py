@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from horarium.ledger.database import Ledger, Statements
 from horarium.ledger.schema import messages, runs, steps, threads
+from horarium.people import plain
 
 MOST_THREADS = 1_000  # a family larger than this is not looked through: it counts as touched
 
@@ -30,6 +31,13 @@ async def touched_by_strangers(ledger: Ledger, run: str) -> bool:
                 return True
             waiting += await _family(connection, thread)
     return False
+
+
+async def others_spoke(ledger: Ledger, run: str, owner: str) -> bool:
+    """Whether somebody else than the user that a run is for has sent it a message: it says nothing of that user."""
+    query = select(messages.c.author).where(messages.c.run_id == run, messages.c.author.is_not(None))
+    async with ledger.read() as connection:
+        return any(plain(author)[:200] != owner for author in await connection.scalars(query.distinct()))
 
 
 async def _untrusted(connection: Statements, thread: str) -> bool:

@@ -168,6 +168,19 @@ class Runs:
             mine = and_(messages.c.thread_id == record.thread_id, messages.c.ref == f"{run_id}/input")
             return Asked(record, await connection.scalar(select(messages.c.text).where(mine)))
 
+    async def opened_as(self, run_id: str, agent: str, version: int, *, thread: str | None = None) -> RunRecord:
+        """A run that was opened with this agent, and in this thread: what somebody says of it in a payload is checked.
+
+        Raises:
+            Conflict: It was opened with something else.
+            RunNotFound: There is none.
+        """
+        record = await self.get(run_id)
+        if (record.agent, record.version) != (agent, version) or thread not in (None, record.thread_id):
+            of = f"version {version} of {agent!r}" + (f" in thread {thread}" if thread is not None else "")
+            raise Conflict(f"Run {run_id} was not opened with {of}.")
+        return record
+
     async def drop_unread(self, tick: str) -> None:
         """Take out of their threads what runs of a tick were asked that never opened: nobody answers it any more."""
         async with self._ledger.write() as connection:
@@ -217,12 +230,19 @@ class Runs:
                 .where(runs.c.id == run_id)
                 .values(
                     status="in_progress",
+                    message=None,
                     version=version,
                     opened_at=func.coalesce(runs.c.opened_at, literal(datetime.now(UTC), Instant)),
                 )
             )
             await note_status(connection, run_id, "in_progress")
             return queued if owes_calls else ()
+
+    async def held_up(self, run_id: str, why: str) -> None:
+        """Say why a run cannot begin for now; gone when it begins."""
+        waits = and_(runs.c.id == run_id, runs.c.opened_at.is_(None), runs.c.closed_at.is_(None))
+        async with self._ledger.write() as connection:
+            await connection.execute(update(runs).where(waits).values(message=why))
 
     async def close(
         self,

@@ -11,6 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from horarium.ledger.database import Ledger, Prepared
 from horarium.ledger.schema import messages, summaries, threads
 
+SUMMARY_STEP = "summary"  # name of the step, of kind `model_call`, that makes one
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:

@@ -18,6 +18,7 @@ from horarium.errors import Conflict, NotFound, ThreadBusy, ThreadNotFound
 from horarium.ids import new_message_ref, new_thread_id
 from horarium.ledger.database import Ledger, Prepared, Statements
 from horarium.ledger.forgetting import forget_thread
+from horarium.ledger.lineage import threads_below
 from horarium.ledger.schema import Instant, messages, routines, steps, summaries, threads
 from horarium.ledger.workspaces import Workspaces
 from horarium.turns import StoredCall, stored_turn
@@ -319,17 +320,23 @@ class Threads:
     async def delete(self, thread: str, *, by: str | None = None, tenant: str | None = None) -> None:
         """Remove everything that was said in a thread: messages, arguments, outputs, blobs, summaries, memories.
 
-        Runs and steps stay as evidence that something was done, without what; the audit says who deleted it. What a
-        fork shows as well stays until that is deleted too.
+        The threads of the sub-agents that its runs handed tasks to go with it. Runs and steps stay as evidence that
+        something was done, without what; the audit says who deleted it. What a fork shows as well stays until that is
+        deleted too.
 
         Raises:
             ThreadNotFound: There is none, or it is another tenant's.
-            Conflict: A run has it open.
+            Conflict: A run has it open, or one of its sub-agents' threads.
         """
+        now = datetime.now(UTC)
         async with self._ledger.write() as connection:
-            blobs = await forget_thread(connection, thread, by=by, tenant=tenant, at=datetime.now(UTC))
-            await self._workspaces.delete_within(connection, thread)
-        for blob in blobs:
+            blobs = set(await forget_thread(connection, thread, by=by, tenant=tenant, at=now))
+            below = await threads_below(connection, thread)
+            for other in below:
+                blobs |= set(await forget_thread(connection, other, by=by, tenant=tenant, at=now))
+            for gone in (thread, *below):
+                await self._workspaces.delete_within(connection, gone)
+        for blob in sorted(blobs):
             await self._ledger.blobs.delete(blob)
         await self._workspaces.sweep()
 

@@ -6,16 +6,21 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.errors import Conflict
-from horarium.ledger.database import Ledger
+from horarium.ledger.database import Ledger, Prepared
 from horarium.ledger.schema import run_toolsets, runs, toolsets
 from horarium.toolsets import PinnedTool, Toolset
 
 KEPT_SETS = 200
 KEPT_RUNS = 5_000
+_OF_RUN = Prepared(  # asked at each call of a run that has nothing pinned
+    select(run_toolsets.c.agent, run_toolsets.c.version, run_toolsets.c.digest).where(
+        run_toolsets.c.run_id == bindparam("of_run")
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +71,11 @@ class Toolsets:
         known = self._of_run.get(run)
         if known is None:
             async with self._ledger.read() as connection:
-                row = (await connection.execute(select(run_toolsets).where(run_toolsets.c.run_id == run))).first()
-            if row is None:
+                rows = await connection.run(_OF_RUN, of_run=run)
+            if not rows:
                 return None
-            known = self._of_run[run] = (row.agent, row.version, row.digest)
+            agent, version, digest = rows[0]
+            known = self._of_run[run] = (agent, version, digest)
             if len(self._of_run) > KEPT_RUNS:
                 self._of_run.popitem(last=False)
         agent, version, digest = known

@@ -21,6 +21,7 @@ from horarium.errors import ThreadNotFound
 from horarium.ledger.database import Ledger, Prepared, Statements
 from horarium.ledger.schema import (
     messages,
+    runs,
     threads,
     workspace_files,
     workspace_garbage,
@@ -121,6 +122,12 @@ class Workspaces:
             row = (await connection.execute(query)).first()
         if row is None or row.deleted_at is not None or tenant not in (None, row.tenant):
             raise ThreadNotFound(f"There is no thread {thread!r}.")
+
+    async def is_of_run(self, thread: str, run: str) -> bool:
+        """Whether a run was opened in this thread: whoever reaches Temporal can name any in a payload."""
+        async with self._ledger.read() as connection:
+            found: str | None = await connection.scalar(select(runs.c.thread_id).where(runs.c.id == run))
+        return found == thread
 
     # ---- changing
 

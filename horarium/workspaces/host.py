@@ -60,16 +60,19 @@ class WorkspaceHost:
         # Their own: tools wait for what these do, and may have taken every other one.
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="workspace")
 
-    async def take(self, thread: str) -> tuple[Copy, int, Manifest]:
-        """A copy of the latest version, for one call.
+    async def take(self, thread: str, run: str | None = None) -> tuple[Copy, int, Manifest]:
+        """A copy of the latest version, for one call of a run.
 
         Raises:
             Unreachable: The ledger or the blob store does not answer, or the disk is full.
+            WorkspaceError: The thread is another run's.
         """
         self._clean()
-        return await _patiently(lambda: self._take(thread), PREPARE_PATIENCE, "prepare")
+        return await _patiently(lambda: self._take(thread, run), PREPARE_PATIENCE, "prepare")
 
-    async def _take(self, thread: str) -> tuple[Copy, int, Manifest]:
+    async def _take(self, thread: str, run: str | None) -> tuple[Copy, int, Manifest]:
+        if run is not None and not await self.workspaces.is_of_run(thread, run):
+            raise WorkspaceError(f"Thread {thread} is not the one of run {run}.")
         home = self.base / _directory_name(thread)
         copy = await self._in_a_thread(self._free_copy, home)
         while True:
@@ -179,10 +182,11 @@ class WorkspaceHost:
 class CallFiles:
     """The workspace of one call: prepared when the tool first asks for it, kept when the call succeeds."""
 
-    def __init__(self, host: WorkspaceHost | None, thread: str) -> None:
-        """`host` None: the call has no workspace."""
+    def __init__(self, host: WorkspaceHost | None, thread: str, run: str | None = None) -> None:
+        """`host` None: the call has no workspace. `run`: whose call it is; the thread has to be that run's."""
         self._host = host
         self._thread = thread
+        self._run = run
         self._loop = asyncio.get_running_loop()
         self._preparing = asyncio.Lock()
         self._copy: Copy | None = None
@@ -213,7 +217,7 @@ class CallFiles:
                 self._refuse_late()
                 if self._host is None:
                     raise WorkspaceError("This call has no workspace.")
-                copy, version, before = await self._host.take(self._thread)
+                copy, version, before = await self._host.take(self._thread, self._run)
                 if self._over:
                     self._host.free(copy)
                 self._refuse_late()

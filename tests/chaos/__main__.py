@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument(
         "--kill", nargs="+", choices=get_args(Target), default=["engine"], help="With --kills. Default: engine."
     )
+    parser.add_argument("--mcp", action="store_true", help="With --kills: the tools are behind an MCP server.")
     parser.add_argument("--keep", action="store_true", help="Keep the projects: ledger, server file, logs, book.")
     chosen = parser.parse_args()
     seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(1_000_000)
@@ -48,8 +49,8 @@ def main() -> int:
     well = True
     if kills:
         targets = tuple(chosen.kill)
-        said = f"{kills} kills of {', '.join(targets)}"
-        work = partial(chaos, kills=kills, seed=seed, targets=targets, in_flight=chosen.in_flight)
+        said = f"{kills} kills of {', '.join(targets)}{', tools behind MCP' if chosen.mcp else ''}"
+        work = partial(chaos, kills=kills, seed=seed, targets=targets, in_flight=chosen.in_flight, mcp=chosen.mcp)
         well &= _part(console, f"{said}, seed {seed}", work, table, chosen.keep)
     if due:
         well &= _part(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,21 @@ class Evidence:
     told_unknown: set[str]
 
     @classmethod
-    async def of(cls, client: Client, runs: list[str], logs: Path) -> Evidence:
+    async def of(cls, client: Client, runs: list[str], logs: Path, prefix: str = "") -> Evidence:
         """All of it.
 
         Args:
             runs: The ids.
             logs: The directory with the output of the processes.
+            prefix: Of the names of tools that a server offers; the book has them without.
         """
         ledger = client.require_ledger()
-        steps = [step for run in runs for step in await client.run(run).steps()]
-        questions = await client.approvals(status=None, limit=ALL)
+        steps = [
+            replace(step, name=step.name.removeprefix(prefix)) for run in runs for step in await client.run(run).steps()
+        ]
+        questions = [
+            replace(row, tool=row.tool.removeprefix(prefix)) for row in await client.approvals(status=None, limit=ALL)
+        ]
         lines = [line async for line in AuditTrail(ledger).export()]
         said = [json.loads(line) for line in lines]
         return cls(

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from tests.chaos.book import Book
 from tests.chaos.counting import Evidence, Findings, count
 from tests.chaos.people import AWAY, CALL_SECONDS, People
 from tests.support.stack import Role, Stack, running_stack
+from workers.server import free_port
 
 Target = Literal["engine", "tools", "server"]
 
@@ -32,8 +34,10 @@ IN_FLIGHT = 20
 KILL_WITHIN: dict[Target, float] = {"engine": 2.5, "tools": 2.5, "server": 5.0}
 DRAIN_SECONDS = 120.0  # for what is in flight after the last kill
 
+MCP_PREFIX = "book__"
 Effects = tuple[tuple[str, str], ...]
-PLANS: dict[str, tuple[Effects, ...]] = {
+Plans = dict[str, tuple[Effects, ...]]
+PLANS: Plans = {
     "parallel": ((("post", "a"), ("pay", "b"), ("put", "c")), (("look", "d"), ("post", "e")), (("pay", "f"),)),
     "one-by-one": ((("look", "a"),), (("post", "b"),), (("put", "c"),), (("pay", "d"),), (("post", "e"),)),
     "posts": ((("post", "a"), ("post", "b")), (("post", "c"), ("look", "d")), (("put", "e"), ("post", "f"))),
@@ -73,25 +77,48 @@ class Outcome:
 
 
 async def chaos(
-    directory: Path, *, kills: int, seed: int, targets: tuple[Target, ...] = ("engine",), in_flight: int = IN_FLIGHT
+    directory: Path,
+    *,
+    kills: int,
+    seed: int,
+    targets: tuple[Target, ...] = ("engine",),
+    in_flight: int = IN_FLIGHT,
+    mcp: bool = False,
 ) -> Outcome:
-    """Kill `kills` times, each time one of `targets`, with `in_flight` runs going; then let them end, and count."""
+    """Kill `kills` times, each time one of `targets`, with `in_flight` runs going; then let them end, and count.
+
+    `mcp`: the tools are behind an MCP server, which lives on. One of them honours the key, one does not.
+    """
     apart = "tools" in targets
     workers: tuple[Role, ...] = ("engine", "tools") if apart else ("engine",)
+    port = free_port()
+    plans = {name: _behind_mcp(plan) if mcp else plan for name, plan in PLANS.items()}
     async with running_stack(
         directory,
-        agents={name: _agent(name, plan) for name, plan in PLANS.items()},
+        agents={name: _mcp_agent(name, port) if mcp else _agent(name, plan) for name, plan in plans.items()},
         tools_source=(Path(__file__).parent / "project_tools.py").read_text("utf-8"),
-        scripts={f"{name}.yaml": _script(plan) for name, plan in PLANS.items()},
+        scripts={f"{name}.yaml": _script(plan, MCP_PREFIX if mcp else "") for name, plan in plans.items()},
         settings=f'[tools]\nprocess = "{"own" if apart else "engine"}"\n',
         workers=workers,
     ) as stack:
-        return await _Chaos(stack, seed, targets).go(kills, in_flight)
+        with _mcp_server(stack, port) if mcp else nullcontext():
+            return await _Chaos(stack, seed, targets, plans).go(kills, in_flight)
+
+
+@contextmanager
+def _mcp_server(stack: Stack, port: int) -> Iterator[None]:
+    server = stack.spawn([sys.executable, "-m", "tests.chaos.mcp_server", str(stack.directory), str(port)], "mcp")
+    try:
+        yield
+    finally:
+        server.kill()
+        server.wait()
 
 
 class _Chaos:
-    def __init__(self, stack: Stack, seed: int, targets: tuple[Target, ...]) -> None:
+    def __init__(self, stack: Stack, seed: int, targets: tuple[Target, ...], plans: Plans) -> None:
         self._stack = stack
+        self._plans = plans
         self._random = random.Random(seed)
         self._targets = targets
         self._book = Book(stack.directory / "book.jsonl")
@@ -174,11 +201,11 @@ class _Chaos:
             run = client.run(run_id)
             record = await run.record()
             if record.status == "completed":
-                wanted[run_id] = {effect for turn in PLANS[agent] for effect in turn if effect[0] != "look"}
+                wanted[run_id] = {effect for turn in self._plans[agent] for effect in turn if effect[0] != "look"}
             outcome.runs[record.status] += 1
             if record.status in OPEN_STATUSES:
                 outcome.unfinished.append(await self._says(run))
-        evidence = await Evidence.of(client, list(self._started), self._stack.directory / "logs")
+        evidence = await Evidence.of(client, list(self._started), self._stack.directory / "logs", MCP_PREFIX)
         outcome.findings = count(self._book.read(), evidence, wanted, self._people.answers)
         outcome.findings.divided += self._people.wrong
         outcome.ways = self._people.ways
@@ -207,8 +234,19 @@ def _agent(name: str, plan: tuple[Effects, ...]) -> str:
     return f"name: {name}\nmodel: scripted:scripts/{name}.yaml\ntools: {json.dumps(tools)}\n"
 
 
-def _script(plan: tuple[Effects, ...]) -> str:
+def _behind_mcp(plan: tuple[Effects, ...]) -> tuple[Effects, ...]:
+    """A server can offer no probe, so what has one is posted."""
+    return tuple(tuple(("post" if tool == "pay" else tool, ref) for tool, ref in turn) for turn in plan)
+
+
+def _mcp_agent(name: str, port: int) -> str:
+    server = {"url": f"http://127.0.0.1:{port}/mcp", "effects": {"put": "idempotent", "look": "read"}}
+    mcp = json.dumps({MCP_PREFIX.removesuffix("__"): server})
+    return f"name: {name}\nmodel: scripted:scripts/{name}.yaml\nmcp: {mcp}\n"
+
+
+def _script(plan: tuple[Effects, ...], prefix: str) -> str:
     turns: list[dict[str, Any]] = [
-        {"calls": [{"name": tool, "arguments": {"ref": ref}} for tool, ref in turn]} for turn in plan
+        {"calls": [{"name": f"{prefix}{tool}", "arguments": {"ref": ref}} for tool, ref in turn]} for turn in plan
     ]
     return json.dumps([*turns, {"text": "All is done."}])

@@ -24,7 +24,7 @@ DIGEST = "sha256:1"
 
 def approval(**changes: object) -> ApprovalRecord:
     """The question about the one call."""
-    texts = dict.fromkeys(("requested_by", "text", "expires_at", "escalated_at", "comment"))
+    texts = dict.fromkeys(("requested_by", "text", "expires_at", "escalated_at", "comment", "path"))
     row = ApprovalRecord(
         **texts,
         id="apr_1",

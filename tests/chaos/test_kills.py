@@ -29,3 +29,14 @@ async def test_no_effect_is_lost_or_doubled_under_kill_9(
     assert set(outcome.findings.unknown) == {"retry", "supply"}
     assert outcome.findings.edited > 0
     assert outcome.findings.approvals["rejected"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_no_effect_behind_an_mcp_server_is_lost_or_doubled_under_kill_9(tmp_path: Path) -> None:
+    outcome = await chaos(tmp_path, kills=8, seed=20261122, mcp=True)
+
+    assert outcome.problems == []
+    assert outcome.runs["completed"] >= 20
+    assert set(outcome.findings.effects) == {KINDS["post"], KINDS["put"]}
+    assert set(outcome.findings.unknown) == {"retry", "supply"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from horarium.cli.doctor import Finding, examine
+from horarium.settings import Settings
 from tests.cli.conftest import Horarium
 
 GOOD = "name: hello\nmodel: scripted:x.yaml\ntools: [look]\n"
@@ -35,6 +39,57 @@ def test_a_version_of_the_ledger_is_shown(horarium: Horarium) -> None:
 
     assert shown["version"] == 1
     assert shown["definition"]["model"] == "scripted:turns.yaml"
+
+
+def test_what_an_agent_has_besides_python_tools_is_shown(horarium: Horarium, files: Path) -> None:
+    has = "mcp: {maps: {url: 'https://maps.example.com/mcp'}}\ntoolboxes: [parcels@2]\nagents: [hello]\n"
+    more = "tool_search: true\nmemory: {scope: letters}\n"
+    (files / "agents" / "desk.yaml").write_text(f"model: scripted:x.yaml\n{has}{more}")
+
+    shown = horarium("agents", "show", "desk").stdout
+    listed = horarium("agents", "list").stdout
+
+    assert "  sub-agent hello" in shown
+    assert "  toolbox   parcels@2" in shown
+    assert "  MCP       maps: https://maps.example.com/mcp" in shown
+    assert "  search    5 tools at each turn, lexical" in shown
+    assert "  memory    summary of 'letters', lexical" in shown
+    assert "maps__*, toolbox parcels@2, agent hello" in listed
+
+
+def test_a_toolbox_that_is_not_there_is_named_with_the_near_miss(horarium: Horarium, files: Path) -> None:
+    (files / "toolboxes").mkdir()
+    (files / "toolboxes" / "parcels.yaml").write_text("tools: [look]\n")
+    (files / "agents" / "hello.yaml").write_text(f"{GOOD}toolboxes: [parcels, parcel@2]\n")
+
+    result = horarium("agents", "validate")
+
+    async def look() -> list[Finding]:
+        return [finding async for finding in examine(Settings.load(files))]
+
+    findings = asyncio.run(look())
+
+    said = "agents/hello.yaml:4: toolboxes.1: there is no toolbox 'parcel'; did you mean 'parcels'?"
+    assert (result.exit_code, result.stdout.splitlines()) == (2, [said])
+    assert [finding.found for finding in findings if finding.check == "toolboxes"] == [said]
+
+
+def test_a_ranking_that_is_not_installed_is_named_where_it_stands(
+    horarium: Horarium, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = "tool_search: {ranking: embedding}\nmemory:\n  scope: letters\n  ranking: embedding\n"
+    (files / "agents" / "hello.yaml").write_text(f"{GOOD}{more}")
+    assert horarium("agents", "validate").exit_code == 0
+
+    monkeypatch.setitem(sys.modules, "wordllama", None)
+    result = horarium("agents", "validate")
+
+    missing = "is `embedding`, and the model for it is not installed: pip install 'horarium[search]'"
+    assert result.exit_code == 2
+    assert result.stdout.splitlines() == [
+        f"agents/hello.yaml:4: tool_search.ranking: {missing}",
+        f"agents/hello.yaml:7: memory.ranking: {missing}",
+    ]
 
 
 @pytest.mark.usefixtures("files")

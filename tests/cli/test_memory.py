@@ -39,6 +39,9 @@ def known(project: Path) -> Known:
     return asyncio.run(_teach(Settings.load(project)))
 
 
+PASSED = Judgement(True, "check:good", 1.0)
+
+
 def run(*arguments: str) -> Result:
     app = typer.Typer(rich_markup_mode=None)
     app.add_typer(memory_review.app, name="memory")
@@ -96,6 +99,23 @@ def test_a_memory_is_shown_with_who_taught_it_who_judged_and_who_was_told(known:
     assert told["versions"][0]["judged_by"] == "check:rubrics/desk.py:good"
     assert told["used_by"] == [{"run": "run_that_used_it", "version": 2}]
     assert "run_that_used_it" in run("show", known.fact).stdout
+
+
+def test_a_summary_is_about_its_run_by_the_id_that_other_commands_take(project: Path) -> None:
+    async def teach() -> str:
+        ledger = await Ledger.open(Settings.load(project))
+        try:
+            run_id = await open_run(ledger)
+            lesson = Lesson("summary", run_id, "Paper was short.")
+            teaching = Teaching(
+                run=run_id, tenant="default", agent="clerk", scope="desk", owner="", lessons=(lesson,), judgement=PASSED
+            )
+            await Lessons(ledger).learn(teaching)
+            return run_id
+        finally:
+            await ledger.close()
+
+    assert f" {asyncio.run(teach())} " in run("list").stdout
 
 
 def test_undo_names_the_runs_that_had_been_told_and_can_be_done_until_nothing_holds(known: Known) -> None:

@@ -52,8 +52,9 @@ async def test_doctor_says_which_agents_rank_by_what_is_not_installed(
 ) -> None:
     (tmp_path / "agents").mkdir()
     agent = {"name": "clerk", "model": "scripted:x", "tools": ["pay"], "tool_search": {"ranking": "embedding"}}
+    agent["memory"] = {"scope": "desk", "ranking": "embedding"}
     (tmp_path / "agents" / "clerk.yaml").write_text(json.dumps(agent))
-    assert await seen(tmp_path, "tool search") == []
+    assert await seen(tmp_path, "tool search") == await seen(tmp_path, "memory ranking") == []
 
     monkeypatch.setitem(sys.modules, "wordllama", None)
 
@@ -64,6 +65,11 @@ async def test_doctor_says_which_agents_rank_by_what_is_not_installed(
             "Install it: pip install 'horarium[search]'",
         )
     ]
+    [(state, found, _)] = await seen(tmp_path, "memory ranking")
+    assert (state, found) == (
+        "fail",
+        "clerk ranks memories by `embedding`, and the model for it is not installed",
+    )
 
 
 def test_only_tool_workers_have_names() -> None:

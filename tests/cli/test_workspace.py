@@ -50,7 +50,7 @@ def test_files_are_put_listed_fetched_and_removed(project: Path, thread: str):
     with tarfile.open(project / "all.tar") as archive:
         assert archive.getnames() == ["data/prices.csv", "prices.csv"]
 
-    assert horarium("rm", thread, "data", "--by", "ben").stdout == "data is not in version 3.\n"
+    assert horarium("delete", thread, "data", "--by", "ben").stdout == "data is not in version 3.\n"
     kept = [json.loads(line) for line in horarium("versions", thread, "--json").stdout.splitlines()]
     assert [(version["version"], version["by"], version["files"]) for version in kept] == [
         (3, "ben", 1),
@@ -66,7 +66,7 @@ def test_what_cannot_be_is_said_in_words_and_by_the_exit_code(project: Path, thr
     for words, code, said in (
         (("list", "thr_none"), 2, "There is no thread"),
         (("get", thread, "nothing"), 2, "There is no file"),
-        (("rm", thread, "nothing", "--by", "ana"), 2, "There is no file"),
+        (("delete", thread, "nothing", "--by", "ana"), 2, "There is no file"),
         (("put", thread, "missing", "--by", "ana"), 2, "Cannot read"),
         (("put", thread, "a", "../a", "--by", "ana"), 1, "leads up"),
         (("list", thread, "--version", "7"), 2, "Version 7"),
@@ -75,3 +75,14 @@ def test_what_cannot_be_is_said_in_words_and_by_the_exit_code(project: Path, thr
         assert (result.exit_code, said in result.stderr) == (code, True), (words, result.output)
     assert not (project / "nothing").exists()
     assert list(project.glob(".*.part")) == []
+
+
+def test_a_thread_may_be_named_by_how_its_id_begins_and_what_is_missing_says_where_to_look(project: Path, thread: str):
+    (project / "prices.csv").write_text("a,1\n")
+
+    put = horarium("put", thread[:12], "prices.csv", "--by", "ana")
+    no_thread, no_file = horarium("list", "thr_zz"), horarium("get", thread, "nix")
+
+    assert put.stdout == "prices.csv is in version 1.\n"
+    assert "See which there are: horarium threads list" in no_thread.stderr
+    assert f"See which there are: horarium workspace list {thread}" in no_file.stderr

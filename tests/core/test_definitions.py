@@ -72,6 +72,13 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"tools": ["look"], "procedure": ["look", "pay"]}, "`procedure` names 'pay', which is not in `tools`"),
         ({"model": "foundry:"}, "say which model of 'foundry'"),
         ({"name": "-x"}, "a name has 1 to 63"),
+        (
+            {"mcp": {"bank": {"url": "https://bank.example/mcp", "headers": {"X-Api-Key": "1234567"}}}},
+            "is a secret here",
+        ),
+        ({"mcp": {"bank": {"command": ["bank"], "env": {"BANK_TOKEN": "1234567"}}}}, "is a secret here"),
+        ({"mcp": {"bank": {}}}, "either `url` or `command`"),
+        ({"agents": ["clerk"]}, "its own sub-agent"),
     ],
 )
 def test_what_cannot_work_together_is_refused(more: dict[str, Any], said: str) -> None:

@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import select
 
 from horarium.content import canonical
-from horarium.contract import Usage
+from horarium.contract import RunRequest, Usage
 from horarium.errors import Conflict, NotFound, ThreadBusy, ThreadNotFound
 from horarium.ids import new_run_id, new_thread_id, step_id
 from horarium.ledger.audit import AuditTrail
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Answered, Journal, StepClaim, StepRecord
-from horarium.ledger.runs import Runs
+from horarium.ledger.runs import Asked, Runs
 from horarium.ledger.schema import summaries as summaries_table
 from horarium.ledger.summaries import Summaries
 from horarium.ledger.threads import Threads
@@ -297,3 +297,27 @@ async def test_a_deleted_thread_leaves_no_summary_no_queue_and_an_entry_in_the_a
     assert thread not in [record.id for record in await Threads(ledger).list(limit=500)]
     assert canonical(entries[0].data).count("secret") == 0
     assert entries[0].at <= datetime.now(UTC)
+
+
+async def test_deleting_a_thread_takes_those_of_its_sub_agents_at_any_depth_unless_one_is_at_work(
+    ledger: Ledger,
+) -> None:
+    run, thread = await talked(ledger)
+    runs = Runs(ledger)
+    asked = RunRequest(agent="scout", parent=step_id(run, 2))
+    child = await runs.create_below(new_run_id(), asked, "secret", parent=await runs.get(run), step=2)
+    asked = RunRequest(agent="digger", parent=step_id(child.id, 2))
+    grandchild = await runs.create_below(new_run_id(), asked, "secret", parent=child, step=2)
+    await runs.open(grandchild.id, grandchild.thread_id, asked, 1)
+
+    with pytest.raises(Conflict, match=grandchild.id):
+        await Threads(ledger).delete(thread)
+    assert await said(ledger, thread) == WHOLE
+    await end(ledger, grandchild.id)
+    await Threads(ledger).delete(thread)
+
+    for gone in (thread, child.thread_id, grandchild.thread_id):
+        with pytest.raises(ThreadNotFound):
+            await Threads(ledger).get(gone)
+        assert await said(ledger, gone) == []
+    assert await runs.asked(grandchild.id) == Asked(await runs.get(grandchild.id), None)

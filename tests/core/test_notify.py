@@ -403,6 +403,21 @@ async def test_one_address_that_is_wrong_does_not_keep_the_others_from_hearing(
     assert sorted(request.path for request in server.requests) == ["/one", "/three"]
 
 
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("size", [24, 31, 32, 33])
+async def test_a_webhooks_secret_may_have_any_length_with_its_padding_or_without(
+    ledger: Ledger, notifier: NewNotifier, server: Server, monkeypatch: pytest.MonkeyPatch, size: int, padded: bool
+) -> None:
+    secret = "whsec_" + base64.b64encode(bytes(range(size))).decode()
+    telling = notifier(webhooks=("/hook",))
+    monkeypatch.setenv("WEBHOOK_SECRET", secret if padded else secret.rstrip("="))
+
+    await telling.notify(tell(await ask(ledger)))
+
+    [request] = server.at("/hook")
+    assert Verifier(secret).verify(request.body, request.headers)
+
+
 # ---- what is never said
 
 

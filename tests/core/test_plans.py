@@ -137,7 +137,7 @@ def test_an_argument_that_is_not_there_is_not_within_its_bound() -> None:
         ({}, 5),
         (7, 7),
         (None, None),
-        ({"maximum": 100}, object()),
+        pytest.param({"maximum": 100}, object(), id="an object"),
     ],
     ids=str,
 )

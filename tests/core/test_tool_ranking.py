@@ -13,6 +13,7 @@ import pytest
 from activities import tool_ranking
 from activities.tool_ranking import Embedding, Lexical, Ranking, Rankings, words_of
 from bench import search
+from horarium import embeddings
 from horarium.errors import ConfigError
 from horarium.tools import Effect, ToolSpec
 
@@ -116,7 +117,7 @@ async def test_only_the_latest_indexes_are_kept(monkeypatch: pytest.MonkeyPatch)
 
 async def test_without_the_extra_the_embedding_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wordllama", None)
-    tool_ranking._model.cache_clear()
+    embeddings._model.cache_clear()
 
     with pytest.raises(ConfigError) as refused:
         await Rankings().of("embedding", TOOLS)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from horarium.errors import ConfigError, ToolError
-from horarium.tools import Effect, NotPerformed, Tool, ToolContext, ToolSpec, schema_problem, tool
+from horarium.schemas import schema_problem
+from horarium.tools import Effect, NotPerformed, Tool, ToolContext, ToolSpec, tool
 
 CONTEXT = ToolContext(
     run_id="run_1", step_id="run_1/0002", idempotency_key="k", attempt=1, agent="clerk", tenant="default"

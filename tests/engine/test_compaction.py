@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from activities.catalog import Catalog
 from activities.compaction import Compaction
 from activities.models.base import ModelRequest, Turn, TurnMessage
 from activities.models.router import Models
+from horarium.cli.evidence import Evidence
 from horarium.client import Run
 from horarium.definitions import Agent, Limits, ModelSettings
 from horarium.errors import ContextLengthExceeded, ModelRejected
@@ -121,6 +123,18 @@ async def test_what_a_summary_costs_counts(engine: Engine, world: World) -> None
     assert sum(step.input_tokens for step in summaries(steps)) > 0
     assert result.usage.input_tokens == sum(step.input_tokens for step in steps)
     assert result.usage.output_tokens == sum(step.output_tokens for step in steps)
+
+
+async def test_a_summary_is_no_turn_in_the_evidence_of_a_run_at_work(engine: Engine, world: World) -> None:
+    world.result = "a long page " * 40
+    run = await engine.start(agent(), looks(world, 30))
+    result = await engine.finish(run)
+
+    at_work = replace(await run.record(), turns=0, closed_at=None)
+    evidence = await Evidence.read(engine.ledger, at_work)
+
+    assert summaries(evidence.steps)
+    assert evidence.turns == result.turns
 
 
 async def test_a_second_run_of_the_thread_goes_on_with_the_summary(engine: Engine, world: World) -> None:

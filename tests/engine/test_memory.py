@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -102,6 +103,35 @@ def told(engine: Engine, turn: int = 0) -> str:
 
 
 # ---- learning and recalling
+
+DIET = learned(facts={"Diet": "Eats no meat or fish."})
+DINNER = "Suggest a recipe for dinner"
+
+
+async def test_what_shares_no_word_with_the_input_is_told_when_memories_are_ranked_by_meaning(engine: Engine) -> None:
+    await run_of(engine, clerk(), says(), DIET)
+    await run_of(engine, clerk(), says(), learned(facts={"Commute": "Takes the train at noon."}))
+
+    seen = []
+    for ranking in ("lexical", "embedding"):
+        await run_of(engine, clerk(recall=1, ranking=ranking), says(), learned(), input=DINNER)
+        seen.append(("no meat" in told(engine), "train" in told(engine)))
+    await run_of(engine, clerk(ranking="embedding"), says(), learned(), input=DINNER, by="bob")
+
+    assert seen == [(False, True), (True, False)]
+    assert told(engine) == "Be brief."
+
+
+async def test_a_run_whose_ranking_is_not_installed_does_not_begin_and_says_what_to_install(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wordllama", None)
+
+    result = await engine.finish(await engine.start(clerk(ranking="embedding"), says()))
+
+    assert result.status == "failed"
+    assert "pip install 'horarium[search]'" in (result.message or "")
+    assert engine.model.requests == []
 
 
 async def test_what_a_user_said_is_told_to_their_next_run_with_any_scope(engine: Engine) -> None:
@@ -304,6 +334,17 @@ async def test_what_was_learned_from_untrusted_content_is_told_only_after_review
     assert "666" not in told(engine)
 
 
+async def test_what_somebody_else_said_in_a_users_run_is_told_only_after_review(engine: Engine) -> None:
+    async def bob_joins_in(request: ModelRequest) -> Turn:
+        await engine.client.run(request.metadata["horarium_run"]).message("My bank has account 666.", by="bob")
+        return asks(call("look"))
+
+    await run_of(engine, clerk(), bob_joins_in, says(), learned(facts={"Bank": "Account 666."}), by="ana")
+
+    (waiting,) = await known(engine, status=("quarantined",))
+    assert waiting.subject == "bank"
+
+
 async def test_undo_restores_what_was_known_before_and_names_the_run_that_used_it(engine: Engine) -> None:
     await run_of(engine, clerk(), says(), learned(facts={"Units": "Metric."}))
     await run_of(engine, clerk(), says(), learned(facts={"Units": "Feet."}))
@@ -357,6 +398,17 @@ async def test_a_malformed_answer_is_sent_back_with_the_reason(engine: Engine) -
 
     assert "one JSON object" in engine.model.heard()[-1][1]
     assert [memory.shown.text for memory in await known(engine)] == ["Metric."]
+
+
+async def test_finding_and_judging_each_have_the_time_of_a_turn_before_they_are_begun_again(engine: Engine) -> None:
+    settings = ModelSettings(timeout=timedelta(seconds=100))
+    agent = clerk().model_copy(update={"settings": settings})
+    run = await run_of(engine, agent, says(), learned(facts={"Units": "Metric."}))
+
+    history = engine.env.client.get_workflow_handle(run).fetch_history_events()
+    begun = [event.activity_task_scheduled_event_attributes async for event in history]
+    (writing,) = [activity for activity in begun if activity.activity_type.name == "write_memory"]
+    assert writing.start_to_close_timeout.ToTimedelta() >= 2 * settings.timeout
 
 
 async def test_a_model_that_hangs_while_it_finds_does_not_keep_the_run(engine: Engine) -> None:

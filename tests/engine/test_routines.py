@@ -39,6 +39,7 @@ from horarium.ledger.schema import ticks
 from horarium.ledger.threads import Threads
 from horarium.ledger.ticks import TickRecord, Ticks
 from horarium.routines import Routine, tick_id
+from horarium.settings import Settings, WorkerSettings
 from horarium.tick_protocol import CLOSE_TICK, OPEN_ATTEMPT, CloseTick, LookAtAttempt, OpenAttempt, OpenTick
 from horarium.tools import Effect, ToolContext, tool
 from tests.engine.conftest import own_skipping_environment
@@ -477,6 +478,23 @@ async def test_buffer_one_lets_one_wait_and_no_more(engine: Engine, archive: Arc
 
     assert [result.status for result in (*results, third)] == ["completed", "completed", "skipped"]
     assert "waits already" in (third.message or "")
+
+
+async def test_a_tick_stops_a_run_that_has_continued_as_new_when_its_time_is_over(
+    env: WorkflowEnvironment, tmp_path: Path, archive: Archive
+) -> None:
+    settings = Settings(root=tmp_path, worker=WorkerSettings(continue_as_new_after=1))
+    async with running_engine(env, tmp_path, archive.tools(), settings=settings) as engine:
+
+        async def thinks(request: ModelRequest) -> Turn:
+            return await asyncio.Future()
+
+        ticking = await Ticking.of(engine, routine(timeout="2s"), clerk(), asks(call("file", number=1)), thinks)
+
+        tick = await ticking.tick()
+
+        assert (tick.status, tick.reason) == ("failed", "timeout")
+        assert (await Runs(engine.ledger).get(tick.run or "")).status == "cancelled"
 
 
 @pytest.mark.parametrize(("overlap", "status"), [("cancel_other", "cancelled"), ("terminate_other", "cancelled")])

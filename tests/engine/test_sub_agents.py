@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.testing import WorkflowEnvironment
 
 from activities.models.base import ModelRequest, Turn
 from horarium.client import Run
 from horarium.contract import RUN_WORKFLOW, RunRequest
 from horarium.definitions import Agent, ApprovalRule, Limits
-from horarium.errors import ModelRejected
+from horarium.errors import ModelRejected, ThreadNotFound
 from horarium.ids import step_id, sub_run_id
 from horarium.ledger.runs import RunRecord, Runs
+from horarium.settings import Settings, WorkerSettings
 from tests.engine.conftest import World
 from tests.engine.test_routines import Ticking, routine
 from tests.support.cast import Cast, approve, hands, until_asked
-from tests.support.engine import PATIENCE, Engine, asks, call, says
+from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
+
+CANCEL_REQUESTED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
 
 
 @pytest.fixture
@@ -261,6 +266,47 @@ async def test_cancelling_the_topmost_run_stops_a_tool_two_levels_down_and_withd
     assert [step.status for step in await run.steps() if step.kind == "handoff"] == ["cancelled"]
 
 
+async def test_cancelling_reaches_sub_agents_that_have_continued_as_new(
+    env: WorkflowEnvironment, tmp_path: Path, world: World
+) -> None:
+    settings = Settings(root=tmp_path, worker=WorkerSettings(continue_as_new_after=1))
+    async with running_engine(env, tmp_path, world.tools(), settings=settings) as engine:  # type: ignore[arg-type]
+        run = await engine.client.start(await three_levels(Cast(engine)), "Go.")
+        await until_asked(engine)
+
+        await run.cancel()
+
+        assert (await engine.finish(run)).status == "cancelled"
+        (researcher,) = await below(engine, run)
+        (clerk,) = await below(engine, researcher)
+        assert {researcher.status, clerk.status} == {"cancelled"}
+        assert await engine.client.approvals() == []
+
+
+async def test_cancelling_reaches_a_run_that_had_begun_under_the_sub_agents_id_before(
+    engine: Engine, cast: Cast
+) -> None:
+    async def begun_before(request: ModelRequest) -> Turn:
+        await engine.env.client.start_workflow("Before", id=sub_run_id(step_id(run.id, 2), 0), task_queue="nobody")
+        return asks(hands("scout"))
+
+    await cast.agent("scout", says("Found."))
+    chief = await cast.agent("chief", begun_before, says(), agents=["scout"])
+    run = await engine.client.start(chief, "Go.")
+    async with asyncio.timeout(30):
+        while [step.kind for step in await run.steps()] != ["model_call", "handoff"]:
+            await asyncio.sleep(0.02)
+
+    await run.cancel()
+
+    before = engine.env.client.get_workflow_handle(sub_run_id(step_id(run.id, 2), 0))
+    async with asyncio.timeout(30):
+        while not [event async for event in before.fetch_history_events() if event.event_type == CANCEL_REQUESTED]:
+            await asyncio.sleep(0.1)
+    await before.terminate()
+    assert (await engine.finish(run)).status == "cancelled"
+
+
 async def test_a_parent_that_is_terminated_takes_its_sub_agents_along(engine: Engine, cast: Cast) -> None:
     run = await engine.client.start(await three_levels(cast), "Go.")
     (asked,) = await until_asked(engine)
@@ -352,6 +398,27 @@ async def test_a_resumed_run_takes_the_answer_of_a_sub_agent_that_had_finished_w
     assert len(cast.requests["quick"]) == 1
     assert [child.agent for child in await below(engine, again)] in ([], ["slow"])
     assert [text for role, text in cast.heard("chief") if role == "tool"] == ["Quick.", "Found."]
+
+
+async def test_deleting_a_thread_takes_what_its_sub_agents_were_told_and_said(
+    engine: Engine, cast: Cast, world: World
+) -> None:
+    run = await engine.client.start(await three_levels(cast), "Go.")
+    (asked,) = await until_asked(engine)
+    await approve(engine, asked)
+    thread = (await engine.finish(run)).thread
+    (researcher,) = await below(engine, run)
+    (clerk,) = await below(engine, researcher)
+    other = await engine.client.fork_thread(clerk.thread_id)
+
+    await engine.client.delete_thread(thread, by="ann")
+
+    for gone in (thread, researcher.thread_id, clerk.thread_id):
+        with pytest.raises(ThreadNotFound):
+            await engine.client.thread_record(gone)
+        assert await engine.client.thread(gone) == []
+    assert [step.output for step in await engine.client.run(researcher.id).steps()] == [None] * 3
+    assert [message.said for message in await engine.client.thread(other.id)][-1] == "Paid 7."
 
 
 async def test_nobody_can_start_a_run_in_a_sub_agents_place(engine: Engine, cast: Cast) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from activities import tool_ranking
 from activities.models.base import ModelRequest, Turn
+from horarium import embeddings
 from horarium.definitions import Agent, ApprovalRule, ToolSearch
 from horarium.errors import ConfigError
 from horarium.tools import Effect, Tool, ToolContext, tool
@@ -237,7 +237,7 @@ async def test_a_run_whose_ranking_is_not_installed_fails_and_says_what_to_insta
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wordllama", None)
-    tool_ranking._model.cache_clear()
+    embeddings._model.cache_clear()
     agent = secretary().model_copy(update={"tool_search": ToolSearch(show=SHOW, ranking="embedding")})
 
     result = await engine.finish(await engine.start(agent, says()))

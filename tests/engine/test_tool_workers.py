@@ -127,6 +127,22 @@ async def test_a_call_that_nobody_takes_waits_and_says_so_and_is_made_once_when_
     assert (len(server.messages("/team")), len(server.messages("/hook"))) == (1, 1)
 
 
+async def test_a_run_whose_tools_nobody_has_ever_served_says_what_it_waits_for_and_then_begins(
+    engine: Engine, world: World, group: str
+) -> None:
+    run = await engine.start(READER, asks(call("look")), says("Seen."))
+
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while not (record := await run.record()).message:
+            await asyncio.sleep(0.02)
+    assert record.status == "queued"
+    assert record.message.startswith("It waits for its tools. No worker serves the tool 'look'")
+
+    async with tool_worker(engine, world, group):
+        assert (await engine.finish(run)).output == "Seen."
+    assert (await run.record()).message is None
+
+
 async def test_a_run_goes_back_to_work_when_its_call_was_taken(engine: Engine, world: World, group: str) -> None:
     await announced(engine, world, group)
     held = asyncio.Event()

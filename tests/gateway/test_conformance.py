@@ -7,9 +7,6 @@ docs/guides/serving-toolboxes.md.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,9 +18,8 @@ from horarium.toolboxes import Toolbox
 from tests.gateway.conformance_tools import TOOLS
 from tests.gateway.conftest import PATIENT, of_gateway
 from tests.support.engine import running_engine
+from tests.support.thirdparty import node, node_modules
 
-SUITE = "@modelcontextprotocol/conformance@0.1.16"
-NODE = "node@22.23.3"
 SCENARIOS = (
     "server-initialize",
     "ping",
@@ -42,19 +38,7 @@ SCENARIOS = (
 @pytest.fixture(scope="session")
 def conformance() -> list[str]:
     """The command of the suite, installed when it is not there."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("The MCP conformance suite comes from npm, and there is no npm here.")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "horarium-tests"
-    there = cache / "mcp-conformance-0.1.16"
-    if not (there / "complete").exists():
-        there.mkdir(parents=True, exist_ok=True)
-        (there / "package.json").write_text("{}")
-        command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(there), SUITE, NODE]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-        (there / "complete").touch()
-    modules = there / "node_modules"
-    return [str(modules / "node/bin/node"), str(modules / "@modelcontextprotocol/conformance/dist/index.js")]
+    return [node(), str(node_modules() / "@modelcontextprotocol" / "conformance" / "dist" / "index.js")]
 
 
 async def test_the_scenarios_about_tools_pass(env: WorkflowEnvironment, tmp_path: Path, conformance: list[str]) -> None:

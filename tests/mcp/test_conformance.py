@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mcp.thirdparty import node, node_modules
 from tests.support.stack import CHECKOUT
+from tests.support.thirdparty import node, node_modules
 
 pytestmark = pytest.mark.slow
 

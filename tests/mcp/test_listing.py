@@ -19,6 +19,11 @@ def _tool(name: str = "close", schema: Any = None, **more: Any) -> types.Tool:
     return types.Tool(name=name, input_schema=schema or {"type": "object"}, **more)
 
 
+DOUBLED: dict[str, Any] = {"d0": {"type": "object"}} | {
+    f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level - 1}"}] * 2} for level in range(1, 40)
+}
+
+
 def _spec(tool: types.Tool) -> Any:
     return pinned("tickets", SERVER, said_of(tool)).spec
 
@@ -47,6 +52,7 @@ def test_the_effect_is_the_definitions_and_else_external() -> None:
         ({"type": "object", "properties": {"a": {"$ref": "https://evil.example/s.json"}}}, "outside of itself"),
         ({"type": "object", "allOf": [{"$ref": "#/nowhere"}]}, "cannot be used"),
         ({"type": "object", "allOf": [{"$ref": "#"}]}, "circles"),
+        ({"type": "object", "$defs": DOUBLED, "allOf": [{"$ref": "#/$defs/d39"}]}, "too many steps"),
     ],
 )
 def test_a_schema_that_cannot_be_used_is_refused_by_name(schema: dict[str, Any], word: str) -> None:

@@ -12,9 +12,9 @@ import pytest
 from horarium.definitions import Agent
 from horarium.mcpservers import McpServer
 from horarium.tools import Effect
-from tests.mcp.thirdparty import filesystem_server, sqlite_server
 from tests.support.engine import PATIENCE, Engine, asks, call, says
 from tests.support.stack import until
+from tests.support.thirdparty import filesystem_server, sqlite_server
 
 pytestmark = pytest.mark.slow
 

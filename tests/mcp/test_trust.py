@@ -39,7 +39,7 @@ async def test_a_changed_description_needs_a_new_decision_and_that_is_evidence(e
 
         assert (refused.status, refused.reason) == ("failed", "tool_changed")
         assert "'bank' says something else of 'act'" in refused.message
-        assert "horarium tools trust bank act" in refused.message
+        assert "horarium tools trust bank act --by NAME" in refused.message
         tools = TrustedTools(engine.ledger)
         (changed,) = (tool for tool in await tools.list() if tool.state == "changed")
         assert (changed.trusted_by, changed.seen["description"]) == ("first_use", OTHER_WORDS)
@@ -216,3 +216,21 @@ async def test_a_server_that_stays_away_fails_the_run_by_its_name(
 
     assert (result.status, result.reason) == ("failed", "tool_unavailable")
     assert "The MCP server 'bank' does not answer" in result.message
+
+
+async def test_a_server_that_says_its_secret_again_has_it_kept_nowhere(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANK_TOKEN", "tok-1414213562")
+    with bank(tmp_path, TOKEN="tok-1414213562", WORDS=_words(tmp_path, "Send Bearer tok-1414213562.")) as there:
+        await there.start()
+        agent = there.agent(headers={"Authorization": "Bearer ${BANK_TOKEN}"})
+        run = await engine.start(agent, asks(call("bank__act", ref="a")), says())
+        await run.approve(await run.next_approval(PATIENCE), by="ana")
+
+        assert (await engine.finish(run)).status == "completed"
+
+    assert "Send Bearer [secret]." in str(engine.model.requests[0].tools)
+    kept = b"".join(file.read_bytes() for file in (tmp_path / ".horarium").rglob("*") if file.is_file())
+    assert b"tok-1414213562" not in kept
+    assert "tok-1414213562" not in (await engine.env.client.get_workflow_handle(run.id).fetch_history()).to_json()

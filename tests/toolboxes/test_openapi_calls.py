@@ -14,10 +14,10 @@ import pytest
 from fastapi import Request, Response
 
 from activities.openapi_requests import request_of
-from activities.openapi_tools import MAX_ANSWER_BYTES, ApiBroke, OpenApiTools
+from activities.openapi_tools import MAX_ANSWER_BYTES, TOLD_CHARS, ApiBroke, OpenApiTools
 from activities.toolboxes import operation_spec
 from horarium.content import clean_text
-from horarium.errors import AddressRefused, ConfigError, ToolError, ToolNotReached
+from horarium.errors import AddressRefused, ToolError, ToolNotReached
 from horarium.openapi import BoundOperation, read_document
 from horarium.settings import Settings
 from horarium.toolboxes import OpenApi
@@ -93,7 +93,7 @@ async def test_secrets_are_looked_up_when_they_are_sent_and_nowhere_before(
     operation = bound(
         "getTicket", document_of(crm.url), headers={"Authorization": "Bearer ${CRM_TOKEN}"}, query={"key": "${CRM_KEY}"}
     )
-    with pytest.raises(ConfigError, match="CRM_KEY is not set"):
+    with pytest.raises(ToolError, match="CRM_KEY is not set"):  # nothing was sent, so nothing is unknown
         await call(tools, operation, GET)
     monkeypatch.setenv("CRM_TOKEN", "canary-token-1")
     monkeypatch.setenv("CRM_KEY", "canary-key-22")
@@ -107,6 +107,21 @@ async def test_secrets_are_looked_up_when_they_are_sent_and_nowhere_before(
     assert "canary" not in operation.model_dump_json()
     assert "canary" not in clean_text(str(told.value))[0]
     assert "canary" not in caplog.text
+
+
+async def test_a_secret_that_is_said_again_escaped_or_at_the_cut_is_taken_out(
+    crm: Crm, tools: OpenApiTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRM_KEY", "canary+key/22==")
+    operation = bound("getTicket", document_of(crm.url), query={"key": "${CRM_KEY}"})
+    filling = "x" * (TOLD_CHARS - len("canary%2Bkey%2F22%3D%3D") - 10)
+    text = f"GET /tickets/7?key=canary%2Bkey%2F22%3D%3D {filling}canary+key/22=="
+    crm.answer = answering(404, text, content_type="text/plain")
+
+    with pytest.raises(ToolError) as told:
+        await call(tools, operation, GET)
+
+    assert "canary" not in clean_text(str(told.value))[0]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from horarium.errors import ConfigError
 from horarium.openapi import Operation, read_document
 from horarium.openapi_documents import MAX_SCHEMA_BYTES, parse_document
+from horarium.schemas import schema_problem
 from horarium.toolboxes import OpenApi
-from horarium.tools import Effect, schema_problem
+from horarium.tools import Effect
 
 SERVERS = [{"url": "https://crm.example.com/v1"}]
 
@@ -184,23 +185,46 @@ def test_a_schema_that_doubles_at_each_level_is_cut_where_it_is_small_enough() -
         (b"\xff\xfe\x00", "neither JSON nor YAML"),
         (b"openapi: 3.1.0\nx: " + b"[" * 100_000, "levels deep"),
         (b'{"openapi": "3.1.0", "x": ' + b"[" * 100_000, "nested too deeply"),
+        (b"openapi: 3.1.0\nx: &x {a: [*x]}", "crm:2: .x stands inside of itself"),
         (b"openapi: 3.1.0\nx: !!python/object/apply:os.system [id]", "could not determine a constructor"),
         (b" " * (8 * 1024 * 1024 + 1), "is larger than"),
     ],
-    ids=["swagger", "four", "none", "list", "yaml", "json", "bytes", "deep yaml", "deep json", "python", "huge"],
+    ids=[
+        "swagger",
+        "four",
+        "none",
+        "list",
+        "yaml",
+        "json",
+        "bytes",
+        "deep yaml",
+        "deep json",
+        "circle",
+        "python",
+        "huge",
+    ],
 )
 def test_what_is_no_document_of_ours_is_refused_with_the_reason(data: bytes, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         parse_document(data, "crm")
 
 
-def test_merge_keys_whose_effect_multiplies_are_plain_keys() -> None:
-    bomb = "openapi: 3.1.0\na0: &a0 {k: 1}\n"
-    bomb += "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 30))
+def test_merge_keys_are_plain_keys() -> None:
+    found = parse_document(b"openapi: 3.1.0\na: &a {k: 1}\nb: {<<: [*a, *a]}\n", "crm")
 
-    found = parse_document(bomb.encode(), "crm")
+    assert set(found["b"]) == {"<<"}
 
-    assert set(found["a29"]) == {"<<"}
+
+@pytest.mark.parametrize("place", ["x-more", "default", "enum"])
+def test_aliases_of_aliases_are_refused_before_they_multiply(place: str) -> None:
+    bomb = "openapi: 3.1.0\nx0: &a0 [1, 1]\n"
+    bomb += "".join(f"x{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30))
+    bomb += (
+        f"paths: {{/x: {{post: {{requestBody: {{content: {{application/json: {{schema: {{{place}: *a29}}}}}}}}}}}}}}"
+    )
+
+    with pytest.raises(ConfigError, match="with its aliases followed"):
+        read_document("crm", OpenApi(document="crm.yaml"), parse_document(bomb.encode(), "crm"))
 
 
 def test_dates_and_the_words_yes_and_no_stay_what_they_are() -> None:
@@ -343,6 +367,22 @@ def test_secrets_go_to_no_host_that_only_a_fetched_document_names() -> None:
     assert read_document("crm", named, said).operations[0].base_url == "https://crm.example.com"
     open_to_all = read_document("crm", OpenApi(document=REMOTE), said).operations[0]
     assert (open_to_all.base_url, open_to_all.said_openly) == ("https://evil.example/", False)
+
+
+def test_secrets_go_nowhere_without_tls_because_a_fetched_document_says_so() -> None:
+    said = document({"/x": {"get": {"operationId": "x"}}}, servers=[{"url": "http://docs.example.com/"}])
+
+    with pytest.raises(ConfigError, match="without TLS"):
+        read_document("crm", OpenApi(document=REMOTE, headers={"X-Key": "${CRM_KEY}"}), said)
+
+
+def test_how_a_request_is_sent_is_no_argument() -> None:
+    names = ("Transfer-Encoding", "Accept-Encoding", "Expect", "X-Trace")
+    asked = [{"name": name, "in": "header", "schema": {"type": "string"}} for name in names]
+
+    found = read(document({"/x": {"get": {"operationId": "x", "parameters": asked}}}))["x"]
+
+    assert [argument.wire for argument in found.arguments] == ["X-Trace"]
 
 
 def test_servers_may_be_relative_to_a_fetched_document_and_have_variables() -> None:
