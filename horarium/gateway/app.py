@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 
 from horarium.client import Client
 from horarium.gateway import hosted, openapi, problems
-from horarium.gateway.auth import Gate
+from horarium.gateway.auth import Gate, anybody
 from horarium.gateway.bodies import Bodies
 from horarium.gateway.invocations import invocations_router
 from horarium.gateway.mcp import mcp_endpoints
@@ -72,7 +72,7 @@ def gateway_app(
         port=port,
         hosts=settings.gateway.hosts,
         origins=settings.gateway.origins,
-        anonymous=anonymous,
+        anybody=anybody(require_proof=settings.approvals.require_proof) if anonymous else None,
     )
     below = "/v1/" if agent is None else "/"
     bodies = Middleware(Bodies, most_bytes=settings.gateway.max_body_bytes, below=below)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 import structlog
@@ -43,9 +43,14 @@ class Caller:
     role: Role = Role.NOBODY
 
 
-ANYBODY = Caller(name="mcp", tenant="default", key=None, role=Role.ADMIN)
+ANYBODY = Caller(name="anonymous", tenant="default", key=None, role=Role.ADMIN)
 
 UNSIGNED = Caller(name="hook", tenant="", key=None)
+
+
+def anybody(*, require_proof: bool) -> Caller:
+    """Whoever is on this machine. Where decisions need a proof he may not decide: nobody has said who he is."""
+    return replace(ANYBODY, role=Role.OPERATOR) if require_proof else ANYBODY
 
 
 def is_loopback(host: str) -> bool:
@@ -60,12 +65,19 @@ class Gate:
     """ASGI middleware: lets a request through with its `Caller`, or answers it."""
 
     def __init__(
-        self, app: ASGIApp, keys: ApiKeys, *, port: int, hosts: Iterable[str], origins: Iterable[str], anonymous: bool
+        self,
+        app: ASGIApp,
+        keys: ApiKeys,
+        *,
+        port: int,
+        hosts: Iterable[str],
+        origins: Iterable[str],
+        anybody: Caller | None,
     ) -> None:
-        """`anonymous`: whoever has no key is let in as `ANYBODY`; only where nobody else can reach the port."""
+        """`anybody`: as whom is let in who has no key; only where nobody else can reach the port. None: nobody is."""
         self._app = app
         self._keys = keys
-        self._anonymous = anonymous
+        self._anybody = anybody
         own = {name if port == HTTP_PORT else f"{name}:{port}" for name in LOOPBACK_NAMES}
         self._hosts = own | {host.lower() for host in hosts}
         self._origins = {f"http://{host}" for host in own} | {origin.lower().rstrip("/") for origin in origins}
@@ -95,8 +107,8 @@ class Gate:
         said = headers.get("authorization")
         scheme, _, token = (said or "").partition(" ")
         # Clients of other protocols always send a key, if need be a made-up one; one of ours has to be right.
-        if self._anonymous and not token.strip().startswith(KEY_PREFIX):
-            scope[CALLER] = ANYBODY
+        if self._anybody is not None and not token.strip().startswith(KEY_PREFIX):
+            scope[CALLER] = self._anybody
             return None
         if scheme.lower() != "bearer" or not token.strip():
             return _unauthorized("An API key is needed, as `Authorization: Bearer hk_…`.", None)

@@ -156,7 +156,7 @@ async def test_a_gated_call_waits_for_its_approval_and_says_so(shop: Shop, world
     assert [amount for _, amount in world.effects] == ["7"]
     assert any(approval.id in (message or "") for _, message in heard)
     assert [progress for progress, _ in heard] == sorted({progress for progress, _ in heard})
-    assert (await run.record()).requested_by == "mcp"
+    assert (await run.record()).requested_by == "anonymous"
 
 
 async def test_a_rejected_call_is_an_error_with_the_persons_reason(shop: Shop, world: World) -> None:

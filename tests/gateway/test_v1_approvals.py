@@ -10,7 +10,8 @@ import httpx2
 
 from horarium.client import Run
 from horarium.definitions import Agent, ApprovalRule, RememberRule
-from horarium.gateway.serving import Serving
+from horarium.gateway.serving import Serving, serving
+from horarium.settings import ApprovalsSettings
 from tests.engine.conftest import World
 from tests.gateway.conftest import Serve
 from tests.gateway.test_v1_runs import ROLES, keyed
@@ -93,7 +94,7 @@ async def test_edited_arguments_are_kept_as_the_persons_and_checked(engine: Engi
     assert (other.status_code, other.json()["code"]) == (409, "digest_mismatch")
     assert edited.status_code == 200
     assert [amount for _, amount in world.effects] == ["3"]
-    assert (found["edit"]["by"], json.loads(found["edit"]["arguments"])) == ("mcp", {"amount": 3})
+    assert (found["edit"]["by"], json.loads(found["edit"]["arguments"])) == ("anonymous", {"amount": 3})
 
 
 async def test_a_rejection_and_an_answer_reach_the_model(engine: Engine, world: World, serve: Serve) -> None:
@@ -184,7 +185,7 @@ async def test_a_held_step_is_in_the_inbox_and_is_resolved_not_decided(
     assert (wrong.status_code, wrong.json()["code"]) == (409, "conflict")
     assert (resolved.status_code, resolved.json()["verdict"]) == (200, "skip"), resolved.text
     assert result.status == "completed"
-    assert (found["status"], found["decided_by"], found["verdict"]) == ("resolved", "mcp", "skip")
+    assert (found["status"], found["decided_by"], found["verdict"]) == ("resolved", "anonymous", "skip")
 
 
 async def test_the_plan_says_who_may_and_a_key_of_another_name_may_not(
@@ -232,4 +233,19 @@ async def test_another_tenants_question_is_not_there_and_a_role_is_needed(
                 assert answer.status_code == (404 if rank >= needed else 403), (role, method, path)
             if rank < 2:
                 assert (await client.post("/v1/approvals/batch", json=many)).status_code == 403
+    assert world.effects == []
+
+
+async def test_where_decisions_need_a_proof_nobody_decides_without_saying_who_he_is(
+    engine: Engine, world: World
+) -> None:
+    run = await asking(engine, 5)
+    strict = engine.settings.model_copy(update={"approvals": ApprovalsSettings(require_proof=True)})
+
+    async with serving(engine.client, strict, host="127.0.0.1", port=0) as gateway, local(gateway) as http:
+        [question] = await inbox(http)
+        refused = await decide(http, question, "approve")
+
+    assert (refused.status_code, refused.json()["code"]) == (403, "not_allowed")
+    assert (await run.status()).status == "requires_action"
     assert world.effects == []

@@ -68,7 +68,7 @@ async def test_a_run_is_started_and_looked_at_with_its_steps_and_answer(
 
     found = (await http.get(f"/v1/runs/{run}")).json()
     assert (found["status"], found["output"], found["metadata"]) == ("completed", "All there.", {"build": "7"})
-    assert (found["turns"], found["requested_by"], found["in_words"]) == (2, "mcp", "It is done.")
+    assert (found["turns"], found["requested_by"], found["in_words"]) == (2, "anonymous", "It is done.")
     assert found["created_at"].endswith("Z")
     steps = (await http.get(f"/v1/runs/{run}/steps")).json()["data"]
     named = [(step["number"], step["kind"], step["name"]) for step in steps if step["kind"] != "memory_write"]
@@ -155,7 +155,7 @@ async def test_a_message_reaches_the_run_under_the_callers_name(
     assert ("user", "And be quick.") in engine.model.heard()
     thread = (await http.get(f"/v1/runs/{run}")).json()["thread"]
     said = (await http.get(f"/v1/threads/{thread}/messages")).json()["data"]
-    assert [one["author"] for one in said if one["text"] == "And be quick."] == ["mcp"]
+    assert [one["author"] for one in said if one["text"] == "And be quick."] == ["anonymous"]
     assert (await http.post(f"/v1/runs/{run}/message", json={"text": "Late."})).status_code == 409
 
 
@@ -219,7 +219,7 @@ async def test_a_held_step_is_resolved_by_its_number(engine: Engine, world: Worl
         f"/v1/runs/{run}/resolve", json={"step": step, "verdict": "supply", "output": "Nothing there."}
     )
 
-    assert (answer.status_code, answer.json()["by"]) == (200, "mcp"), answer.text
+    assert (answer.status_code, answer.json()["by"]) == (200, "anonymous"), answer.text
     assert await ended(engine, run) == "completed"
 
 
