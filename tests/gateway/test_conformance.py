@@ -35,6 +35,9 @@ SCENARIOS = (
 )
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # the first installs
+
+
 @pytest.fixture(scope="session")
 def conformance() -> list[str]:
     """The command of the suite, installed when it is not there."""

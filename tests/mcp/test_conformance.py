@@ -13,7 +13,7 @@ import pytest
 from tests.support.stack import CHECKOUT
 from tests.support.thirdparty import node, node_modules
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # the first installs
 
 CLIENT = Path(__file__).with_name("conformance_client.py")
 

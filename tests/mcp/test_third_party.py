@@ -16,7 +16,7 @@ from tests.support.engine import PATIENCE, Engine, asks, call, says
 from tests.support.stack import until
 from tests.support.thirdparty import filesystem_server, sqlite_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # the first installs
 
 
 async def test_the_filesystem_server_writes_what_was_approved_and_nothing_else(engine: Engine, tmp_path: Path) -> None:
