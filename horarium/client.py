@@ -473,13 +473,14 @@ class Run:
             RunNotFound: There is no such run.
             Unreachable: No worker, or no server, answers.
         """
+        record = await self.record() if self._client.ledger is not None else None
+        if record is not None and record.closed_at is not None:
+            return _as_recorded(record)
         try:
-            if self._client.ledger is not None:
-                record = await self.record()
-                if record.closed_at is not None:
-                    return _ended(record)
             return await self._asked(contract.QUERY_STATUS, RunStatus, rpc_timeout=timedelta(seconds=10))
         except RPCError as error:
+            if record is not None and record.opened_at is None and error.status is RPCStatusCode.NOT_FOUND:
+                return _as_recorded(record)  # written down a moment ago, and not started yet
             raise _translated(error, self.id) from error
 
     async def _asked(self, query: str, kind: type[T], rpc_timeout: timedelta | None = None) -> T:
@@ -709,7 +710,7 @@ def _attributes(request: RunRequest) -> TypedSearchAttributes:
     return TypedSearchAttributes(pairs)
 
 
-def _ended(record: RunRecord) -> RunStatus:
+def _as_recorded(record: RunRecord) -> RunStatus:
     return RunStatus(
         run=record.id,
         thread=record.thread_id,

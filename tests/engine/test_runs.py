@@ -10,6 +10,7 @@ import pytest
 
 from activities.models.base import RequestedCall
 from horarium.content import digest
+from horarium.contract import RunRequest
 from horarium.definitions import Agent, Limits, Memory
 from horarium.errors import (
     ApprovalAlreadyDecided,
@@ -19,6 +20,8 @@ from horarium.errors import (
     RunExists,
     ThreadNotFound,
 )
+from horarium.ids import new_run_id
+from horarium.ledger.runs import Runs
 from horarium.tools import NotPerformed, Performed
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, says
@@ -596,3 +599,11 @@ async def test_a_secret_that_a_tool_shouts_is_stored_nowhere(
     stored = b"".join(path.read_bytes() for path in engine.settings.state.rglob("*") if path.is_file())
     assert secret.encode() not in stored
     assert b"[secret]" in stored
+
+
+async def test_a_run_that_is_written_down_and_not_started_yet_is_queued(engine: Engine) -> None:
+    run = engine.client.run(new_run_id())
+    request = RunRequest(agent="helper", input="Go.")
+    await Runs(engine.ledger).create(run.id, request, key=None, request_digest="sha256:0")
+
+    assert (await run.status()).status == "queued"

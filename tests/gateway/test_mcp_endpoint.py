@@ -270,10 +270,11 @@ async def test_a_gateway_that_stops_leaves_its_runs_alone(engine: Engine, world:
         async with shop.client() as client:
             calling = asyncio.create_task(client.call_tool("pay", {"amount": 7}))
             run = await the_run(engine)
+            approval = await run.next_approval(PATIENCE)  # it has begun, and not only been written down
     with pytest.raises((MCPError, asyncio.CancelledError)):
         await calling
 
-    await run.approve(await run.next_approval(PATIENCE), by="finance")
+    await run.approve(approval, by="finance")
 
     assert (await engine.finish(run)).output == "paid 7"
 
