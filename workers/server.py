@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
 import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 from horarium.contract import SEARCH_ATTRIBUTES
@@ -13,6 +16,8 @@ from horarium.errors import ConfigError
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 7233
+LEAVE_IT_OUT = "Leave the option out to use any free one."
+MOST_TRIED = 50  # ports, until any will do
 
 # Stock, one shard looks for work at most 20 times a second, so every step waits for the next 50 ms.
 TUNING = {
@@ -72,7 +77,7 @@ def exactly(port: int) -> int:
         ConfigError: It is taken.
     """
     if free_port(port) != port:
-        raise ConfigError(f"Port {port} is taken.", hint="Leave the option out to use any free one.")
+        raise ConfigError(f"Port {port} is taken.", hint=LEAVE_IT_OUT)
     return port
 
 
@@ -96,3 +101,50 @@ def _socket() -> socket.socket:
     # Connections of the last owner that linger do not make a port taken; a listener does.
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return made
+
+
+class Ports:
+    """Ports that this process has taken for its children, until it ends.
+
+    Between the look whether a port is free and the moment in which a child binds it another stack could take it, and
+    would then answer in its place: so whoever takes a port holds a lock on its number.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+
+    def take(self, first: int) -> int:
+        """The first port from here on that is free and that no other stack has taken; else any free one."""
+        for port in range(first, first + MOST_TRIED):
+            if self._takes(port):
+                return port
+        return free_port()
+
+    def exactly(self, port: int) -> int:
+        """This port.
+
+        Raises:
+            ConfigError: It is taken.
+        """
+        exactly(port)
+        if not self._takes(port):
+            raise ConfigError(f"Port {port} is taken.", hint=LEAVE_IT_OUT)
+        return port
+
+    def _takes(self, port: int) -> bool:
+        file = Path(tempfile.gettempdir()) / f"horarium-{os.getuid()}-port-{port}.lock"
+        try:
+            # Others write here too: a link that somebody laid is not followed, and nothing is overwritten.
+            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return False
+        if free_port(port) != port:
+            os.close(lock)
+            return False
+        self._held.append(lock)
+        return True

@@ -33,7 +33,7 @@ from horarium.settings import Settings
 from horarium.stack import GATEWAY_PORT, Stack, answers_http, stack_file, write_stack
 from workers.child import Child
 from workers.health import OK, serving_health
-from workers.server import DEFAULT_PORT, HOST, bound, exactly, free_port, server_command
+from workers.server import DEFAULT_PORT, HOST, Ports, bound, exactly, free_port, server_command
 from workers.statedir import owned
 
 START_SECONDS = 60.0
@@ -41,7 +41,6 @@ STOP_SECONDS = 5.0  # beyond a worker's own grace time
 CHECK_SECONDS = 3.0
 LOOK_EVERY = 0.05
 HEALTH_PORT = 7280
-MOST_TRIED = 100  # ports, for a free one after the gateway's own
 
 
 class Supervisor:
@@ -68,6 +67,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._signals = 0
         self._children: list[Child] = []
+        self._ports = Ports()
         self._temporal: TemporalClient | None = None
         self._ledger: Ledger | None = None
         self._gateway_url = ""
@@ -114,7 +114,7 @@ class Supervisor:
         return bound(HEALTH_PORT if self._health_port is None else exactly(self._health_port))
 
     def _planned(self, health: socket.socket) -> Stack:
-        port = free_port(DEFAULT_PORT) if self._port is None else exactly(self._port)
+        port = self._ports.take(DEFAULT_PORT) if self._port is None else self._ports.exactly(self._port)
         return Stack(
             pid=os.getpid(),
             address=f"{HOST}:{port}",
@@ -125,10 +125,8 @@ class Supervisor:
         )
 
     def _port_of_gateway(self) -> int:
-        if self._gateway_port is not None:
-            return exactly(self._gateway_port)
-        following = range(GATEWAY_PORT, GATEWAY_PORT + MOST_TRIED)
-        return next((port for port in following if free_port(port) == port), 0) or free_port()
+        wanted = self._gateway_port
+        return self._ports.take(GATEWAY_PORT) if wanted is None else self._ports.exactly(wanted)
 
     async def _start(self, stack: Stack, lock: int, *, apart: bool) -> None:
         logs = self._settings.state / "logs"

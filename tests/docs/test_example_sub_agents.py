@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,32 +11,17 @@ from pathlib import Path
 import pytest
 
 from horarium.client import Client
+from tests.support.examples import ENVIRONMENT, example_up
 from tests.support.stack import until
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "sub-agents"
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
 async def project(tmp_path: Path) -> AsyncIterator[Path]:
     """A copy of the example with `horarium up` on it."""
-    copy = tmp_path / "sub-agents"
-    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns(".horarium", "*.jsonl", "__pycache__"))
-    with (copy / "up.log").open("wb") as log:
-        command = [sys.executable, "-m", "horarium", "up"]
-        up = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        await until(lambda: (copy / ".horarium" / "stack.json").exists(), f"up; see {copy}/up.log", up, timeout=90)
+    async with example_up("sub-agents", tmp_path) as copy:
         yield copy
-    finally:
-        up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 0
 
 
 def horarium(project: Path, *words: str) -> str:

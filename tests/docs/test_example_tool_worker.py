@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -18,15 +16,10 @@ import pytest
 from horarium.client import Client, Run
 from horarium.contract import Waiting
 from horarium.settings import Settings
+from tests.support.examples import ENVIRONMENT, ROOT, example_up
 from tests.support.stack import until
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "tool-worker"
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-}
 # The letters' own environment must find its own packages, and none of this one's.
 APART = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -46,17 +39,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def project(tmp_path: Path) -> AsyncIterator[Path]:
     """A copy of the example with `horarium up` on it."""
-    copy = tmp_path / "tool-worker"
-    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns(".horarium", ".venv", "outbox", "__pycache__"))
-    with (copy / "up.log").open("wb") as log:
-        command = [sys.executable, "-m", "horarium", "up"]
-        up = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        await until(lambda: (copy / ".horarium" / "stack.json").exists(), f"up; see {copy}/up.log", up, timeout=90)
+    async with example_up("tool-worker", tmp_path) as copy:
         yield copy
-    finally:
-        up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 0
 
 
 @contextmanager

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.stack import until
+from tests.support.examples import ENVIRONMENT, ROOT, example_up
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "workspace"
-# For a checkout that is not installed; the `temporal` of the wheel is beside this interpreter.
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-}
 SAID = """\
 Put the sales into the workspace as sales.zip, please.
 The report is in report.md.
@@ -36,18 +25,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 async def test_an_agent_works_on_the_files_that_a_person_put_there(tmp_path: Path) -> None:
-    copy = tmp_path / "workspace"
-    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns(".horarium", "__pycache__"))
-    with (copy / "up.log").open("wb") as log:
-        command = [sys.executable, "-m", "horarium", "up"]
-        up = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        await until(lambda: (copy / ".horarium" / "stack.json").exists(), f"up; see {copy}/up.log", up, timeout=90)
+    async with example_up("workspace", tmp_path) as copy:
         command = [sys.executable, str(copy / "demo.py")]
         done = subprocess.run(command, cwd=copy, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    finally:
-        up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 0
 
     assert done.returncode == 0, done.stderr
     # Both counts of one turn, and the report; the name that led out changed nothing.

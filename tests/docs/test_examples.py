@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,33 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stack import until
+from tests.support.examples import ENVIRONMENT, ROOT, example_up
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "log-triage"
-# For a checkout that is not installed; the `temporal` of the wheel is beside this interpreter.
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
 async def project(tmp_path: Path) -> AsyncIterator[Path]:
     """A copy of the example with `horarium up` on it."""
-    copy = tmp_path / "log-triage"
-    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns(".horarium", "*.db*", "__pycache__"))
-    with (copy / "up.log").open("wb") as log:
-        command = [sys.executable, "-m", "horarium", "up"]
-        up = subprocess.Popen(command, cwd=copy, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        await until(lambda: (copy / ".horarium" / "stack.json").exists(), f"up; see {copy}/up.log", up, timeout=90)
+    async with example_up("log-triage", tmp_path) as copy:
         yield copy
-    finally:
-        up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 0
 
 
 def test_the_demonstration_keeps_its_promises():

@@ -16,8 +16,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from horarium.contract import SEARCH_ATTRIBUTES
+from horarium.errors import ConfigError
 from tests.support.stack import free_port, until
-from workers.server import server_binary, server_command
+from workers.server import Ports, server_binary, server_command
 
 pytestmark = pytest.mark.slow
 
@@ -103,3 +104,15 @@ def answer(method: str, url: str, headers: dict[str, str]) -> int:
             return int(answered.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def test_two_stacks_that_start_at_once_take_different_ports():
+    wanted = free_port()
+
+    one, other = Ports(), Ports()
+    first, second = one.take(wanted), other.take(wanted)
+
+    assert first == wanted
+    assert second != wanted
+    with pytest.raises(ConfigError, match=f"Port {wanted} is taken"):
+        Ports().exactly(wanted)
