@@ -72,13 +72,13 @@ def _installed(name: str, wanted: str, install: Callable[[Path], None]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not note.exists() or note.read_text() != wanted:
             if name in _refused:
-                pytest.skip(_refused[name])
+                pytest.fail(_refused[name])
             note.unlink(missing_ok=True)
             shutil.rmtree(directory, ignore_errors=True)
             try:
                 install(directory)
-            except pytest.skip.Exception as skipped:
-                _refused[name] = str(skipped)  # the next test need not try again
+            except pytest.fail.Exception as failed:
+                _refused[name] = str(failed)  # the next test need not try again
                 raise
             note.write_text(wanted)
     return directory
@@ -93,6 +93,6 @@ def _run(command: list[str]) -> None:
             command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False, env=environment
         )
     except subprocess.TimeoutExpired:
-        pytest.skip(f"not to be installed here within {INSTALL_SECONDS} s: {command[0]}")
+        pytest.fail(f"not to be installed here within {INSTALL_SECONDS} s: {command[0]}")
     if done.returncode:
-        pytest.skip(f"not to be installed here: {done.stderr.strip()[-300:]}")
+        pytest.fail(f"not to be installed here: {done.stderr.strip()[-300:]}")
