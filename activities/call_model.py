@@ -127,7 +127,7 @@ class ModelCaller:
                 tools=tools,
                 settings=agent.settings,
                 key=held.claim.key or "",
-                tool_choice="required" if step.offer else ("auto" if offered else "none"),
+                tool_choice="required" if step.offer or step.required else ("auto" if offered else "none"),
                 metadata={"horarium_run": step.run},
                 turns_before=view.turns_before,
             )
@@ -276,9 +276,10 @@ class ModelCaller:
             queue=self._catalog.queue_of(served),
             timeout=served.spec.timeout,
             agent=served.agent,
+            function=served.function,
         )
-        if served.spec is FIND_TOOLS:
-            return made  # a plan is for what tools do, and this one only names them
+        if served.spec is FIND_TOOLS or served.function:
+            return made  # a plan is for what tools do: this one only names them, or its caller is who decides
         return await self._gatekeeper.gated(
             made, agent, served.spec, arguments, run=step.run, thread=step.thread, tenant=step.tenant
         )
@@ -345,6 +346,8 @@ def _malformed(step: ModelStep, turn: StoredTurn, finish: str) -> str | None:
         return None
     if step.offer:
         return f"Your last turn did not count: call the tool {step.offer!r} now."
+    if step.required:
+        return "Your last turn did not count: call one of the tools now."
     if not turn.text.strip():
         return "Your last turn was empty. Answer, or call a tool."
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from activities.engine_tools import FIND_TOOLS
@@ -11,11 +12,12 @@ from horarium.definitions import Agent
 from horarium.errors import ToolUnavailable
 from horarium.ledger.agents import Agents, AgentVersion, ServedTool, ToolCatalog
 from horarium.ledger.database import Ledger
-from horarium.ledger.toolsets import Toolsets
+from horarium.ledger.toolsets import FoundTools, Toolsets
 from horarium.problems import near_miss
 from horarium.tools import Tool
-from horarium.toolsets import AgentSource, PinnedTool, PythonSource
+from horarium.toolsets import AgentSource, CallerSource, PinnedTool, PythonSource
 
+KEPT_RUNS = 5_000
 FRESH_SECONDS = 5.0  # tools of other workers are looked up again after this
 
 
@@ -30,6 +32,7 @@ class Catalog:
         self._versions: dict[tuple[str, int], AgentVersion] = {}
         self._served: dict[str, ServedTool] = {}
         self._looked = -FRESH_SECONDS
+        self._unpinned: OrderedDict[str, None] = OrderedDict()
 
     async def agent(self, name: str, version: int) -> AgentVersion:
         """One version; versions never change, so it is read once."""
@@ -45,12 +48,23 @@ class Catalog:
             ToolUnavailable: No worker ever announced one of them; names the near miss.
         """
         tools = await self.tools(agent.tools)
-        found = await self._toolsets.of_run(run) if agent.finds_tools else None
+        found = await self._pinned(run, agent)
         for pinned in found.toolset.tools if found is not None else ():
             tools[pinned.spec.name] = await self._served_by(pinned)
         if agent.tool_search is not None:
             tools[FIND_TOOLS.name] = ServedTool(FIND_TOOLS, ENGINE_QUEUE)
         return tools
+
+    async def _pinned(self, run: str, agent: Agent) -> FoundTools | None:
+        """What was pinned when the run was opened: for most runs nothing, ever, so that is remembered too."""
+        if run in self._unpinned:
+            return None
+        found = await self._toolsets.of_run(run)
+        if found is None and not agent.finds_tools:
+            self._unpinned[run] = None
+            if len(self._unpinned) > KEPT_RUNS:
+                self._unpinned.popitem(last=False)
+        return found
 
     async def tool_of_run(self, run: str, agent: Agent, name: str) -> ServedTool:
         """One tool of a run.
@@ -70,6 +84,8 @@ class Catalog:
                 return ServedTool(pinned.spec, served.queue, served.seen_at)
             case AgentSource(agent=agent):
                 return ServedTool(pinned.spec, ENGINE_QUEUE, agent=agent)
+            case CallerSource():
+                return ServedTool(pinned.spec, ENGINE_QUEUE, function=True)
             case _:
                 return ServedTool(pinned.spec, ENGINE_QUEUE)
 

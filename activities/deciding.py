@@ -73,7 +73,8 @@ from horarium.protocol import (
 )
 from horarium.schemas import schema_problem
 from horarium.settings import Settings
-from horarium.toolhost import heartbeating, outcome_of
+from horarium.stepping import outcome_of
+from horarium.toolhost import heartbeating
 from horarium.turns import stored_turn
 
 LISTED_BYTES = 6_400  # of names of people, in what the workflow carries of all questions of a turn

@@ -15,11 +15,15 @@ from pydantic import ValidationError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from horarium.contract import RunRequest
+from activities.engine_tools import FIND_TOOLS
+from activities.functions import function_tool
+from horarium.contract import CallerFunction, RunRequest
 from horarium.definitions import Agent
 from horarium.errors import ConfigError, Conflict, ToolUnavailable
+from horarium.functions import check_functions
 from horarium.ledger.agents import Agents
 from horarium.ledger.database import Ledger
+from horarium.ledger.functions import Functions, RunFunctions
 from horarium.ledger.runs import Runs
 from horarium.ledger.toolsets import Toolsets
 from horarium.project import AgentFiles
@@ -58,6 +62,7 @@ class Discovery:
         self._agents = Agents(ledger)
         self._toolsets = Toolsets(ledger)
         self._runs = Runs(ledger)
+        self._functions = Functions(ledger)
         self._finders = finders
         self._files = files
 
@@ -68,8 +73,23 @@ class Discovery:
             return request.version
         return found.version
 
-    async def ensure(self, run: str, agent: Agent, version: int, tenant: str) -> None:
-        """Have the run's tools pinned, if it has any to be found.
+    async def functions(self, run: str, request: RunRequest) -> RunFunctions:
+        """The functions that whoever started the run carries out; a run that resumes another goes on with its own."""
+        kept = await self._functions.of_run(run)
+        if kept.functions:
+            return kept
+        if request.functions:
+            check_functions(request.functions)
+            return await self._functions.keep(run, RunFunctions(request.functions))
+        if request.resume_from is None or (await self._runs.get(request.resume_from)).tenant != request.tenant:
+            return kept
+        before = await self._functions.of_run(request.resume_from)
+        return await self._functions.keep(run, RunFunctions(before.functions)) if before.functions else kept
+
+    async def ensure(
+        self, run: str, agent: Agent, version: int, tenant: str, functions: Sequence[CallerFunction] = ()
+    ) -> None:
+        """Have the run's tools pinned, if it has any to be found, or functions of its caller's.
 
         Raises:
             ApplicationError: They have to be asked for over the network first (`TOOLS_NOT_DISCOVERED`).
@@ -78,12 +98,12 @@ class Discovery:
         found = await self._toolsets.of_run(run)
         if found is not None and (found.agent, found.version) != (agent.name, version):
             raise Conflict(f"The tools of run {run} were found for version {found.version} of {found.agent!r}.")
-        if not agent.finds_tools or found is not None:
+        if found is not None or not (agent.finds_tools or functions):
             return
         for finder in self._finders:
             if await finder.needs_network(agent):
                 raise ApplicationError("Its tools are not found yet.", type=TOOLS_NOT_DISCOVERED, non_retryable=True)
-        await self._find(run, agent, version, tenant)
+        await self._find(run, agent, version, tenant, functions)
 
     @activity.defn(name=DISCOVER_TOOLS)
     async def discover_tools(self, discovering: DiscoverTools) -> None:
@@ -94,7 +114,8 @@ class Discovery:
             version = await self._agents.get(request.agent, request.version)
             if await self._toolsets.of_run(run) is None:
                 try:
-                    await self._find(run, version.agent, version.version, request.tenant)
+                    own = (await self.functions(run, request)).functions
+                    await self._find(run, version.agent, version.version, request.tenant, own)
                 except ToolUnavailable as error:
                     await self._runs.held_up(run, redact(f"It waits for its tools. {error}"))
                     attempt = activity.info().attempt
@@ -105,10 +126,15 @@ class Discovery:
                         next_retry_delay=min(FIRST_WAIT * 2 ** (attempt - 1), MOST_WAIT),
                     ) from error
 
-    async def _find(self, run: str, agent: Agent, version: int, tenant: str) -> None:
+    async def _find(
+        self, run: str, agent: Agent, version: int, tenant: str, functions: Sequence[CallerFunction]
+    ) -> None:
         found = await asyncio.gather(*(finder.find(agent, tenant) for finder in self._finders))
+        given = [function_tool(function) for function in functions]
+        if agent.tool_search is not None and any(tool.spec.name == FIND_TOOLS.name for tool in given):
+            raise ConfigError(f"A function cannot have the name {FIND_TOOLS.name!r}: the engine has such a tool.")
         try:
-            toolset = Toolset(tools=tuple(tool for tools in found for tool in tools))
+            toolset = Toolset(tools=tuple(tool for tools in (*found, given) for tool in tools))
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
             raise ConfigError(f"The tools of {agent.name!r} cannot be used together: {problem}.") from error

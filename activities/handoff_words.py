@@ -11,7 +11,7 @@ from horarium.contract import Usage
 from horarium.ledger.journal import StepRecord
 from horarium.ledger.runs import RunRecord
 from horarium.protocol import NOTE_CHARS, ToolOutcome
-from horarium.toolhost import outcome_of
+from horarium.stepping import outcome_of
 
 FAILED = "sub_agent_failed"
 TOLD = ("sub_agent_incomplete", "handoff_refused")  # never the run's failure: what was used up is the model's to judge

@@ -115,7 +115,8 @@ class Opening:
         await refresh(self._agents, self._files, request.agent)
         version = await self._agents.get(request.agent, await self._discovery.pinned_version(run, request))
         agent = version.agent
-        await self._discovery.ensure(run, agent, version.version, request.tenant)
+        functions = await self._discovery.functions(run, request)
+        await self._discovery.ensure(run, agent, version.version, request.tenant, functions.functions)
         served = await self._tools_are_served(run, agent)
         not_by = await self._starters(run, request)
         self._plan_can_be_kept(agent, served, not_by)
@@ -139,6 +140,7 @@ class Opening:
             limits=request.limits or agent.limits,
             on_step_failure=agent.on_step_failure,
             procedure=agent.procedure,
+            choice=functions.choice,
             remembers=agent.memory is not None,
             recalls=agent.memory is not None and agent.memory.recall > 0,
             model_timeout=agent.settings.timeout + timedelta(seconds=30),
@@ -314,6 +316,8 @@ class Opening:
     ) -> Call:
         if call.approved_in is not None:
             return call.model_copy(update={"gated": True})
+        if call.function:
+            return call
         spec = (await self._catalog.tool_of_run(run, agent, call.tool)).spec
         return await self._gatekeeper.gated(call, agent, spec, arguments, run=run, thread=thread, tenant=request.tenant)
 
@@ -335,6 +339,7 @@ class Opening:
             timeout=served.spec.timeout,
             approved_in=approved_in,
             agent=served.agent,
+            function=served.function,
         )
 
     async def _standing_approval(

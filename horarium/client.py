@@ -39,6 +39,7 @@ from horarium.contract import (
     OPEN_STATUSES,
     Approval,
     ApprovalState,
+    CallerFunction,
     Decision,
     Message,
     Remember,
@@ -65,10 +66,13 @@ from horarium.errors import (
     RunNotFound,
     Unreachable,
 )
+from horarium.evidence_client import EvidenceClient
+from horarium.functions import Submitted, check_functions, submit
 from horarium.ids import new_run_id, run_id_for_key
 from horarium.ledger.agents import Agents, AgentVersion
 from horarium.ledger.approvals import ApprovalRecord, Approvals, EditRecord, QuestionKind, VoteRecord
 from horarium.ledger.database import Ledger
+from horarium.ledger.functions import RunFunctions
 from horarium.ledger.grants import Grant, Grants
 from horarium.ledger.journal import SETTLED, Journal, StepRecord
 from horarium.ledger.runs import RunRecord, Runs
@@ -106,7 +110,7 @@ class RunEvent:
     text: str | None = None
 
 
-class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadClient, ToolboxClient):
+class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadClient, ToolboxClient, EvidenceClient):
     """A connection to Temporal and, unless told otherwise, to the ledger. Close it, or use `async with`."""
 
     def __init__(self, temporal: TemporalClient, ledger: Ledger | None, settings: Settings | None = None) -> None:
@@ -163,6 +167,8 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
         limits: Limits | None = None,
         metadata: Mapping[str, str] | None = None,
         continue_as_new_after: int | None = None,
+        functions: Sequence[CallerFunction] = (),
+        choice: str | None = None,
     ) -> Run:
         """Start a run.
 
@@ -172,11 +178,13 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
             thread: The conversation to go on with.
             resume_from: A run that ended early; this one continues after its last settled step.
             continue_as_new_after: Steps before the workflow continues as new; None leaves it to the engine.
+            functions: Tools that you carry out: when the model calls one, the run waits for `submit_tool_outputs`.
+            choice: The tool that the model has to call first; `*` for whichever. Needs a ledger.
 
         Raises:
             RunExists: The key was used for another request.
             ThreadNotFound: There is no such thread.
-            ConfigError: The approval plan of the definition cannot be kept.
+            ConfigError: The approval plan of the definition cannot be kept, or the functions cannot be used.
             Unreachable: Temporal does not answer; with a key it is safe to try again.
         """
         if isinstance(agent, Agent):
@@ -197,18 +205,33 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
             }
         )
         inline = (
-            request if self.ledger is not None else RunRequest.model_validate({**request.model_dump(), "input": input})
+            request
+            if self.ledger is not None
+            else RunRequest.model_validate({**request.model_dump(), "input": input, "functions": functions})
         )
-        return await self._begin(request, input, inline, key)
+        check_functions(functions, choice if functions else None)
+        if choice is not None and self.ledger is None:
+            raise ConfigError("What is called first is kept in the ledger.", hint="Connect with ledger=True.")
+        return await self._begin(request, input, inline, key, RunFunctions(tuple(functions), choice))
 
-    async def _begin(self, request: RunRequest, input: str | None, inline: RunRequest, key: str | None) -> Run:
+    async def _begin(
+        self,
+        request: RunRequest,
+        input: str | None,
+        inline: RunRequest,
+        key: str | None,
+        functions: RunFunctions | None = None,
+    ) -> Run:
         """Write a run down with its input and start it; without a ledger, start it with `inline`."""
         run_id = run_id_for_key(request.tenant, key) if key is not None else new_run_id()
         if self.ledger is not None:
             # The ledger takes an input of any length; only the workflow's payload is small.
             asked = request.model_copy(update={"input": input})
-            request_digest = digest({"request": asked.model_dump(mode="json")})
-            await Runs(self.ledger).create(run_id, asked, key=key, request_digest=request_digest)
+            whole: dict[str, Any] = {"request": asked.model_dump(mode="json", exclude={"functions"})}
+            if functions is not None and (functions.functions or functions.choice):
+                whole["functions"] = [one.model_dump(mode="json") for one in functions.functions]
+                whole["choice"] = functions.choice
+            await Runs(self.ledger).create(run_id, asked, key=key, request_digest=digest(whole), functions=functions)
         await self._start(run_id, request if self.ledger is not None else inline)
         return Run(self, run_id)
 
@@ -453,6 +476,11 @@ class Run:
         self._client = client
 
     @property
+    def client(self) -> Client:
+        """The client that it came from."""
+        return self._client
+
+    @property
     def _handle(self) -> WorkflowHandle[Any, RunResult]:
         return self._client.temporal.get_workflow_handle(self.id, result_type=RunResult)
 
@@ -592,7 +620,19 @@ class Run:
         Raises:
             Conflict: The run has ended.
         """
-        await self._signal(contract.SIGNAL_MESSAGE, Message(text=text, by=by))
+        await self.signal(contract.SIGNAL_MESSAGE, Message(text=text, by=by))
+
+    async def submit_tool_outputs(self, outputs: Mapping[str, str], *, by: str | None = None) -> Submitted:
+        """Give the run what came of calls that it waits for its starter to carry out, by the calls' ids in `status`.
+
+        The first output of a call stands; the same once more changes nothing. Calls that are left out go on waiting.
+
+        Raises:
+            FunctionCallNotFound: The run has given no such call to anybody.
+            OutputRefused: Another output was first, or it is no longer waited for. Nothing of these was taken.
+            Conflict: The run has ended.
+        """
+        return await submit(self, outputs, by=by)
 
     async def cancel(self) -> None:
         """Ask the run to end now; what is in flight says first what became of it.
@@ -633,7 +673,12 @@ class Run:
         signed = self._client._signed(self.id, resolution) if question is not None else resolution
         return await self._client._update(self.id, contract.UPDATE_RESOLVE, signed, ResolutionState)
 
-    async def _signal(self, name: str, payload: Any) -> None:
+    async def signal(self, name: str, payload: Any) -> None:
+        """Send one of the contract's signals as it is.
+
+        Raises:
+            Conflict: The run has ended.
+        """
         try:
             await self._handle.signal(name, payload)
         except RPCError as error:

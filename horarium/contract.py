@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from horarium.definitions import Limits
 
@@ -30,6 +30,7 @@ UPDATE_DECIDE = "decide"
 SIGNAL_APPROVE = "approve"
 SIGNAL_REJECT = "reject"
 SIGNAL_MESSAGE = "message"
+SIGNAL_TOOL_OUTPUTS = "submit_tool_outputs"
 SIGNAL_RESOLVE = "resolve"
 UPDATE_RESOLVE = "resolve"
 SIGNAL_SUB_RUN = "sub_run"
@@ -49,6 +50,8 @@ MAX_INLINE_INPUT_CHARS = 16_000
 MAX_OUTPUT_CHARS = 4_000
 MAX_MESSAGE_CHARS = 16_000
 MAX_ARGUMENT_CHARS = 16_000
+MAX_FUNCTIONS = 128
+MAX_INLINE_FUNCTION_CHARS = 16_000
 MAX_TICK_ID_CHARS = 200
 MAX_EVENT_DEPTH = 100
 
@@ -137,6 +140,22 @@ class DirectCall(Wire):
     )
 
 
+class CallerFunction(Wire):
+    """A tool that whoever started the run carries out: when the model calls it, the run waits for its output."""
+
+    name: str = Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_\-]{0,63}$", description="No other tool of the agent's has it.")
+    description: Text = Field(default="", max_length=20_000, description="What the model is told of it.")
+    parameters: dict[str, Any] = Field(
+        default={"type": "object", "properties": {}}, description="JSON Schema of the arguments, an object."
+    )
+
+
+def _short_enough(functions: tuple[CallerFunction, ...]) -> tuple[CallerFunction, ...]:
+    if sum(len(function.model_dump_json()) for function in functions) > MAX_INLINE_FUNCTION_CHARS:
+        raise ValueError(f"all functions together may have {MAX_INLINE_FUNCTION_CHARS:,} characters of JSON")
+    return functions
+
+
 class RunRequest(Wire):
     """The one argument of the `AgentRun` workflow. Its workflow id is the run's id."""
 
@@ -168,6 +187,12 @@ class RunRequest(Wire):
     )
     call: DirectCall | None = Field(
         default=None, description="Instead of `input`: make this one call, gated and kept as a model's, and complete."
+    )
+    functions: Annotated[tuple[CallerFunction, ...], AfterValidator(_short_enough)] = Field(
+        default=(),
+        max_length=MAX_FUNCTIONS,
+        description="Tools that whoever starts the run carries out, for this run besides the agent's own; longer ones "
+        "through the Python client.",
     )
     carried: dict[str, Any] | None = Field(
         default=None, description="The engine's own, when it continues as new. Leave it out."
@@ -215,8 +240,11 @@ class RunResult(Wire):
 class Waiting(Wire):
     """What a run in `requires_action` waits for."""
 
-    kind: Literal["approval", "unknown_outcome", "held_step", "sub_agent", "tool_worker"]
-    id: str = Field(description="The approval's id, the step's, or with `sub_agent` that of the run that asks.")
+    kind: Literal["approval", "unknown_outcome", "held_step", "sub_agent", "tool_worker", "function_call"]
+    id: str = Field(
+        description="The approval's id, the step's, with `sub_agent` that of the run that asks, or with "
+        "`function_call` the call's, for `submit_tool_outputs`."
+    )
     question: str | None = Field(default=None, description="Its id in the inbox.")
     tool: str | None = None
     text: str = Field(description="In words.")
@@ -344,6 +372,26 @@ class Message(Wire):
 
     text: Text = Field(min_length=1, max_length=MAX_MESSAGE_CHARS)
     by: Text | None = Field(default=None, max_length=200)
+
+
+class ToolOutputs(Wire):
+    """Payload of the signal `submit_tool_outputs`: what came of calls that whoever started the run carries out.
+
+    The first output of a call stands. Calls that are not named here go on waiting.
+    """
+
+    outputs: dict[str, Text | None] = Field(
+        min_length=1,
+        max_length=MAX_FUNCTIONS,
+        description="By the call's id, as `status` has it. Null: the ledger has it, where the Python client puts it.",
+    )
+    by: Text | None = Field(default=None, max_length=200, description="Who carried them out.")
+
+    @model_validator(mode="after")
+    def _are_short(self) -> Self:
+        if sum(len(text or "") for text in self.outputs.values()) > MAX_MESSAGE_CHARS:
+            raise ValueError(f"all outputs together may have {MAX_MESSAGE_CHARS:,} characters")
+        return self
 
 
 class Resolution(Wire):

@@ -23,6 +23,7 @@ from horarium import contract
 from horarium.contract import (
     Approval,
     ApprovalState,
+    CallerFunction,
     Decision,
     DirectCall,
     Message,
@@ -39,6 +40,7 @@ from horarium.contract import (
     SubRun,
     TickRequest,
     TickResult,
+    ToolOutputs,
     Usage,
     Vote,
     Waiting,
@@ -113,6 +115,12 @@ EXAMPLES: tuple[Wire, ...] = (
     Remember(scope="thread", lasts=timedelta(hours=2), bounds={"severity": {"enum": ["low", "medium"]}}),
     _PROOF,
     Message(text="The header belongs to libcairo2-dev.", by="maria@ops"),
+    CallerFunction(
+        name="get_weather",
+        description="The weather of a city.",
+        parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    ),
+    ToolOutputs(outputs={"call_01JD8M5Q0V7X3T2N9B6C4H1KZE_5": '{"celsius": -4}'}, by="build-bot"),
     Resolution(step=f"{_RUN}/0005", question="apr_2M8F…", verdict="supply", by="maria@ops", output='{"ticket": 17}'),
     ResolutionState(step=f"{_RUN}/0005", verdict="supply", by="maria@ops"),
     StepSummary(id=f"{_RUN}/0003", kind="tool_call", name="read_log", status="completed"),
@@ -149,6 +157,7 @@ _NAMES = (
     ("signal", contract.SIGNAL_APPROVE, "Decision"),
     ("signal", contract.SIGNAL_REJECT, "Decision"),
     ("signal", contract.SIGNAL_MESSAGE, "Message"),
+    ("signal", contract.SIGNAL_TOOL_OUTPUTS, "ToolOutputs"),
     ("update", contract.UPDATE_RESOLVE, "Resolution → ResolutionState"),
     ("signal", contract.SIGNAL_RESOLVE, "Resolution"),
     ("signal", contract.SIGNAL_SUB_RUN, "SubRun; the engine's own"),
@@ -194,6 +203,12 @@ def _contract(example: str) -> Iterator[str]:
     yield "A run that ends `failed` fails its workflow: the type of the failure is the reason, its first detail a"
     yield "RunResult. One that ends `cancelled` cancels its workflow. `completed` and `incomplete` are results."
     yield ""
+    yield "A run with `functions` waits when its model calls one: `status` names the call, of kind `function_call`, and"
+    yield "`submit_tool_outputs` brings what came of it. As with `message`, no proof is asked: whoever reaches the port"
+    yield "of Temporal can send it. The first output of a call stands, and what does not count is noted in"
+    yield "`refused_signals`. Nobody is asked to approve it: who carries a call out decides. After"
+    yield "`function_expires_after` of `[tools]` the model is told that no output came."
+    yield ""
     yield "A `RoutineOrder` changes a routine or sets it off; give its workflow any id that says what it is for you:"
     yield "the same id twice is one order. It fails with an error's code as its type when it cannot be obeyed. The"
     yield "fields of a `definition` are those of a routine's file (guides/routines.md). Where workers require proof,"
@@ -207,6 +222,8 @@ def _contract(example: str) -> Iterator[str]:
         ("RunRequest.input", f"{contract.MAX_INLINE_INPUT_CHARS:,} characters; longer ones through the Python client"),
         ("RunResult.output", f"{contract.MAX_OUTPUT_CHARS:,} characters, then cut, and `output_truncated` is true"),
         ("Message.text, Resolution.output, Decision.answer", f"{contract.MAX_MESSAGE_CHARS:,} characters"),
+        ("ToolOutputs.outputs", f"{contract.MAX_MESSAGE_CHARS:,} characters together; longer ones through the client"),
+        ("RunRequest.functions", f"{contract.MAX_INLINE_FUNCTION_CHARS:,} characters of JSON; likewise"),
         ("Decision.arguments", f"{contract.MAX_ARGUMENT_CHARS:,} characters of JSON"),
     )
     yield from _table(("field", "at most"), rows)
@@ -316,6 +333,8 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
     kind = field.annotation
     if get_origin(kind) is dict:
         kind = get_args(kind)[1]
+    if get_origin(kind) in (Union, UnionType):  # a section that may be missing
+        kind = next(item for item in get_args(kind) if item is not NoneType)
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
@@ -360,6 +379,8 @@ def _default(field: FieldInfo) -> str:
         return "its defaults"
     if value is None or value in ("", (), {}):
         return "none" if value is None else "empty"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{item}`" for item in value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -94,6 +94,12 @@ class ApprovalNotFound(NotFound):
     code = "approval_not_found"
 
 
+class FunctionCallNotFound(NotFound):
+    """No call of this id was given to whoever started the run."""
+
+    code = "function_call_not_found"
+
+
 class ToolUnavailable(NotFound):
     """An agent names a tool that no worker serves."""
 
@@ -134,6 +140,12 @@ class ApprovalWithdrawn(Conflict):
     """The run no longer waits for this."""
 
     code = "approval_withdrawn"
+
+
+class OutputRefused(Conflict):
+    """The call has another output already, or the run no longer waits for one."""
+
+    code = "output_refused"
 
 
 class NotAnApprover(HorariumError):

@@ -72,6 +72,11 @@ def question_id(step: str, phase: str, permit: int) -> str:
     return approval_id(f"{step}#{phase}{permit}")
 
 
+def function_call_id(run_id: str, number: int) -> str:
+    """How whoever carries out a call of a function names it; unlike a model's own ids, no other call has it."""
+    return f"call_{run_id.removeprefix('run_')}_{number}"
+
+
 def new_memory_id() -> str:
     """A fresh `mem_<ulid>`; sorts by time."""
     return f"mem_{ULID()}"

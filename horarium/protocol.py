@@ -40,6 +40,9 @@ DELIVER_MEMORIES = "deliver_memories"
 COMPACT_THREAD = "compact_thread"
 BEGIN_HANDOFF = "begin_handoff"
 SETTLE_HANDOFF = "settle_handoff"
+BEGIN_FUNCTION = "begin_function"
+TAKE_OUTPUTS = "take_tool_outputs"
+SETTLE_FUNCTION = "settle_function"
 
 TOOLS_NOT_DISCOVERED = "tools_not_discovered"  # error code of `open_run`: discover them, then open again
 
@@ -94,6 +97,7 @@ class Call(Payload):
     preview: str = Field(default="", description="The arguments, cut; only of gated calls.")
     approved_in: str | None = Field(default=None, description="The approval that stands, of a resumed call.")
     agent: str | None = Field(default=None, description="The sub-agent that does it, in a run of its own.")
+    function: bool = Field(default=False, description="Whoever started the run does it, and submits the output.")
 
 
 class Ballot(Payload):
@@ -116,6 +120,9 @@ class RunPlan(Payload):
     limits: Limits
     on_step_failure: OnStepFailure
     procedure: tuple[str, ...] = ()
+    choice: str | None = Field(
+        default=None, description="The tool that has to be called before any other; `*`: whichever. None: none has to."
+    )
     remembers: bool = False
     revision: int = Field(
         default=0, description="Of the workflow's behaviour; what a run was opened with it keeps. 1: inbox, refusals."
@@ -237,6 +244,46 @@ class SettleHandoff(Payload):
     cancelled: bool = Field(default=False, description="Because the parent was cancelled.")
 
 
+class BeginFunction(Payload):
+    """Argument of `begin_function`: claim the step, and let whoever started the run see the call."""
+
+    run: str
+    number: int
+    call: Call
+    at: datetime
+
+
+class FunctionBegun(Payload):
+    """Result of `begin_function`."""
+
+    expires_at: datetime | None = None
+    outcome: ToolOutcome | None = Field(default=None, description="Settled before, or failed: nothing is waited for.")
+
+
+class TakeOutputs(Payload):
+    """Argument of `take_tool_outputs`: by the step's number, the text, or None when the ledger should have it."""
+
+    run: str
+    outputs: dict[int, str | None]
+    by: str | None = None
+
+
+class TakenOutputs(Payload):
+    """Result of `take_tool_outputs`."""
+
+    taken: tuple[int, ...] = Field(default=(), description="The steps that have an output now.")
+    refused: dict[int, str] = Field(default={}, description="By the step's number: why it did not count.")
+
+
+class SettleFunction(Payload):
+    """Argument of `settle_function`: the call has an output, or is waited for no longer. An output that is there wins."""
+
+    run: str
+    number: int
+    call: Call
+    ended: Literal["expired", "withdrawn"] | None = None
+
+
 class OpenRun(Payload):
     """Argument of `open_run`."""
 
@@ -260,6 +307,7 @@ class ModelStep(Payload):
     )
     offer: str | None = Field(default=None, description="With a procedure: the one tool that is offered, and required.")
     closing: bool = Field(default=False, description="With a procedure that is done: offer no tool.")
+    required: bool = Field(default=False, description="Some tool has to be called in this turn.")
     max_calls: int = 32
     permit: int = 0
     recalled: int | None = Field(default=None, description="The step that recalled memories.")

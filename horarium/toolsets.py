@@ -57,7 +57,15 @@ class EngineSource(Definition):
     tool: str
 
 
-Source = Annotated[PythonSource | McpSource | OpenApiSource | AgentSource | EngineSource, Field(discriminator="kind")]
+class CallerSource(Definition):
+    """A function that whoever started the run carries out."""
+
+    kind: Literal["caller"] = "caller"
+
+
+Source = Annotated[
+    PythonSource | McpSource | OpenApiSource | AgentSource | EngineSource | CallerSource, Field(discriminator="kind")
+]
 
 
 class PinnedTool(Definition):

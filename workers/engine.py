@@ -19,6 +19,7 @@ from activities.compaction import Compaction
 from activities.deciding import Deciding
 from activities.discovery import Discovery
 from activities.finding_tools import ToolFinding
+from activities.functions import FunctionSteps
 from activities.handoff import Handoffs
 from activities.mcp_tools import McpTools
 from activities.memory import MemoryWriter
@@ -40,6 +41,7 @@ from horarium.project import AgentFiles, Project
 from horarium.proof import KeyRing
 from horarium.serving import make_worker, present
 from horarium.settings import Settings
+from horarium.stepping import LedgerSteps
 from horarium.toolhost import ToolHost
 from horarium.workspaces.host import WorkspaceHost
 from schedules.deploy import Deployment
@@ -95,11 +97,9 @@ async def serve_engine(
     performers = Performers(ledger, mcp, OpenApiTools(settings), finding)
     workspaces = WorkspaceHost(ledger, settings)
     tools = ToolHost(
-        ledger,
+        LedgerSteps(ledger, keys, require_proof=required),
         project.tools.values(),
         threads=settings.worker.max_steps,
-        keys=keys,
-        require_proof=required,
         elsewhere=performers.find,
         workspaces=workspaces,
     )
@@ -118,6 +118,7 @@ async def serve_engine(
         Compaction(ledger, models, catalog).compact_thread,
         handoffs.begin_handoff,
         handoffs.settle_handoff,
+        *_of_functions(FunctionSteps(ledger, settings)),
         tools.call_tool,
         Notifier(ledger, settings).notify,
         Whereabouts(ledger).find_worker,
@@ -164,6 +165,10 @@ def _of_ticks(keeper: TickKeeper) -> list[Callable[..., Any]]:
         keeper.end_attempt,
         keeper.close_tick,
     ]
+
+
+def _of_functions(steps: FunctionSteps) -> list[Callable[..., Any]]:
+    return [steps.begin_function, steps.take_tool_outputs, steps.settle_function]
 
 
 def _of_watch(watch: Watch) -> list[Callable[..., Any]]:

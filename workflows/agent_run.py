@@ -42,15 +42,17 @@ with workflow.unsafe.imports_passed_through():
         Status,
         StepSummary,
         SubRun,
+        ToolOutputs,
         Waiting,
     )
     from horarium.errors import Conflict, HorariumError
     from horarium.ids import STEP_ID, approval_id, split_step_id, step_id
     from horarium.people import same_person
-    from horarium.protocol import AskedApprovals, Checked, RunPlan, SettledApprovals, ToolOutcome
+    from horarium.protocol import AskedApprovals, Checked, RunPlan, SettledApprovals, TakenOutputs, ToolOutcome
     from workflows.commands import (
         AskAgain,
         AskPeople,
+        BeginFunction,
         CallModel,
         CallTool,
         Close,
@@ -63,6 +65,7 @@ with workflow.unsafe.imports_passed_through():
         Remember,
         SettleApprovals,
         SettleCall,
+        SettleFunction,
         SettleInquiry,
         StopSteps,
         Tell,
@@ -75,6 +78,7 @@ with workflow.unsafe.imports_passed_through():
         Escalated,
         Event,
         MessageQueued,
+        OutputSubmitted,
         Refused,
         Resolved,
         SubRunWaits,
@@ -236,6 +240,26 @@ class AgentRun:
             type(None),
         )
         self._events.append(MessageQueued(ref))
+
+    @workflow.signal(name=contract.SIGNAL_TOOL_OUTPUTS)
+    async def submit_tool_outputs(self, outputs: Any = None, *_more: Any) -> None:
+        """What came of calls that whoever started the run carries out; what does not count is noted in `status`."""
+        read = self._read(contract.SIGNAL_TOOL_OUTPUTS, outputs, ToolOutputs)
+        machine = self._machine
+        if read is None or machine is None:
+            return
+        wanted = {call: machine.function_call(call) for call in read.outputs}
+        for call, number in wanted.items():
+            if number is None:
+                self._refuse(contract.SIGNAL_TOOL_OUTPUTS, f"No call {shorten(call, 100)!r} waits for an output.")
+        texts = {number: read.outputs[call] for call, number in wanted.items() if number is not None}
+        if not texts:
+            return
+        taking = protocol.TakeOutputs(run=self._run, outputs=texts, by=read.by)
+        taken = await local(protocol.TAKE_OUTPUTS, taking, TakenOutputs)
+        for why in taken.refused.values():
+            self._refuse(contract.SIGNAL_TOOL_OUTPUTS, why)
+        self._events.extend(OutputSubmitted(number) for number in taken.taken)
 
     @workflow.update(name=contract.UPDATE_RESOLVE)
     async def settle(self, resolution: Any) -> ResolutionState:
@@ -583,6 +607,10 @@ class AgentRun:
                 self._spawn(command.number, self._steps.call_tool(command))
             case HandOff():
                 self._spawn(command.number, self._steps.hand_off(command))
+            case BeginFunction():
+                self._spawn(command.number, self._steps.begin_function(command))
+            case SettleFunction():
+                self._spawn(command.number, self._steps.settle_function(command))
             case Recall():
                 self._spawn(command.number, self._steps.recall(command))
             case Compact():
@@ -833,7 +861,7 @@ class AgentRun:
             "status": self._status,
             "told_parent": [item.model_dump(mode="json") for item in self._told_parent],
         }
-        workflow.continue_as_new(self._request.model_copy(update={"input": None, "carried": carried}))
+        workflow.continue_as_new(self._request.model_copy(update={"input": None, "functions": (), "carried": carried}))
 
     def _carried_questions(self, machine: Machine) -> list[dict[str, Any]] | str:
         questions = self._desk.carried(also=machine.approvals_of_this_turn())

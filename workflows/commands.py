@@ -22,6 +22,7 @@ class CallModel:
     offer: str | None
     closing: bool
     permit: int
+    required: bool = False
     recalled: int | None = None
     compacted: bool = False
 
@@ -49,6 +50,23 @@ class HandOff:
     permit: int
     again: Resolution | None
     limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class BeginFunction:
+    """Give one call to whoever started the run."""
+
+    number: int
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class SettleFunction:
+    """Settle such a call: its output is there, or is not waited for any longer."""
+
+    number: int
+    call: Call
+    ended: Literal["expired", "withdrawn"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +185,8 @@ Command = (
     CallModel
     | CallTool
     | HandOff
+    | BeginFunction
+    | SettleFunction
     | Recall
     | Compact
     | AskPeople

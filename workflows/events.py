@@ -22,7 +22,7 @@ class ModelReplied:
 
 @dataclass(frozen=True, slots=True)
 class ToolSettled:
-    """`CallTool`, `HandOff` or `SettleCall` came back."""
+    """A call is settled: `CallTool`, `HandOff`, `SettleCall` or `SettleFunction` came back; or `BeginFunction` did."""
 
     number: int
     outcome: ToolOutcome
@@ -41,6 +41,21 @@ class SubRunWaits:
 
     number: int
     waiting_for: tuple[Waiting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionBegun:
+    """`BeginFunction` came back: whoever started the run sees the call."""
+
+    number: int
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSubmitted:
+    """The ledger has the output of such a call."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +148,8 @@ Event = (
     | ToolSettled
     | ToolUnserved
     | SubRunWaits
+    | FunctionBegun
+    | OutputSubmitted
     | Recalled
     | Compacted
     | Asked

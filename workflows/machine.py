@@ -15,7 +15,7 @@ from typing import Literal
 from horarium.content import shorten
 from horarium.contract import Resolution, Status, StepKind, StepStatus, StepSummary, Waiting
 from horarium.definitions import Limits
-from horarium.ids import approval_id, question_id, step_id
+from horarium.ids import approval_id, function_call_id, question_id, step_id
 from horarium.protocol import (
     ApprovalOutcome,
     ApprovalRequest,
@@ -29,6 +29,7 @@ from horarium.protocol import (
 from workflows.commands import (
     AskAgain,
     AskPeople,
+    BeginFunction,
     CallModel,
     CallTool,
     Close,
@@ -41,6 +42,7 @@ from workflows.commands import (
     Remember,
     SettleApprovals,
     SettleCall,
+    SettleFunction,
     SettleInquiry,
     StopSteps,
     Tell,
@@ -52,8 +54,10 @@ from workflows.events import (
     Decided,
     Escalated,
     Event,
+    FunctionBegun,
     MessageQueued,
     ModelReplied,
+    OutputSubmitted,
     Recalled,
     Refused,
     Remembered,
@@ -139,8 +143,8 @@ class Machine:
         return self.plan.limits.wall_time - state.active - (now - state.active_since)
 
     def next_deadline(self) -> datetime | None:
-        """When `TimePassed` is wanted because of people: the next reminder or expiry of an open question."""
-        asked = [call for call in self.state.calls if call.phase == "asked"]
+        """When `TimePassed` is wanted because of people: the next reminder or expiry of what is open."""
+        asked = [call for call in self.state.calls if call.phase in ("asked", "given")]
         return min((at for call in asked for at in (call.expires_at, call.remind_at) if at is not None), default=None)
 
     def may_resolve(self, resolution: Resolution) -> str | None:
@@ -164,6 +168,11 @@ class Machine:
     def call_of(self, approval: str) -> CallState | None:
         """The call that an approval guards, while its turn lasts."""
         return next((call for call in self.state.calls if self._approval(call) == approval), None)
+
+    def function_call(self, call_id: str) -> int | None:
+        """The step of a call that whoever started the run carries out, by its id; None: nothing waits for that one."""
+        waiting = (call for call in self.state.calls if call.call.function and call.phase in ("running", "given"))
+        return next((one.number for one in waiting if function_call_id(self.plan.run, one.number) == call_id), None)
 
     def approvals_of_this_turn(self) -> set[str]:
         """Ids, those of calls that are made already too."""
@@ -216,6 +225,10 @@ class Machine:
                 commands = self._on_unserved(event.number)
             case SubRunWaits():
                 commands = self._on_sub_run_waits(event)
+            case FunctionBegun():
+                commands = self._on_function_begun(event)
+            case OutputSubmitted():
+                commands = self._on_submitted(event.number)
             case Recalled():
                 commands = self._on_recalled(event)
             case Compacted():
@@ -310,6 +323,9 @@ class Machine:
         answered, messages = state.model_sent
         procedure = self.plan.procedure
         offer = procedure[state.procedure_done] if state.procedure_done < len(procedure) else None
+        choice = self.plan.choice if state.tool_calls == 0 and not procedure else None
+        if choice not in (None, "*"):
+            offer = choice
         return CallModel(
             number=state.model_number,
             answered=tuple(state.answered[:answered]),
@@ -318,6 +334,7 @@ class Machine:
             offer=offer,
             closing=bool(procedure) and offer is None,
             permit=state.model_permit,
+            required=choice == "*",
             recalled=state.recalled,
             compacted=state.compacted,
         )
@@ -477,7 +494,9 @@ class Machine:
     def _time_for_sub_agents(self) -> timedelta:
         return max(self.plan.limits.wall_time - self.state.active, timedelta(seconds=1))
 
-    def _tool_command(self, call: CallState) -> CallTool | HandOff:
+    def _tool_command(self, call: CallState) -> CallTool | HandOff | BeginFunction:
+        if call.call.function:
+            return BeginFunction(number=call.number, call=call.call)
         approval = call.call.approved_in
         if approval is None and call.question is not None:
             approval = self._approval(call)
@@ -569,6 +588,8 @@ class Machine:
         """What is due of reminders and expiries; expiry comes first."""
         commands: list[Command] = []
         for call in self.state.calls:
+            if call.phase == "given" and call.expires_at is not None and call.expires_at <= self._now:
+                commands.append(self._settle_function(call, "expired"))
             if call.phase != "asked" or self.state.ending is not None:
                 continue
             if call.expires_at is not None and call.expires_at <= self._now:
@@ -641,6 +662,28 @@ class Machine:
 
     def _tell(self, event: NoticeEvent, subject: str, occurrence: int = 0, tool: str = "") -> list[Command]:
         return [Tell(event, subject, occurrence, tool)] if self.plan.notifies else []
+
+    # ---- calls that whoever started the run carries out
+
+    def _on_function_begun(self, event: FunctionBegun) -> list[Command]:
+        call = next((c for c in self.state.calls if c.number == event.number), None)
+        if call is None or call.phase != "running" or not call.call.function:
+            return []
+        call.phase, call.expires_at = "given", event.expires_at
+        if call.submitted or self.state.ending is not None:
+            return [self._settle_function(call, None if call.submitted else "withdrawn")]
+        return []
+
+    def _on_submitted(self, number: int) -> list[Command]:
+        call = next((c for c in self.state.calls if c.number == number), None)
+        if call is None or not call.call.function:
+            return []
+        call.submitted = True  # it may have come before the run knows that the call was given
+        return [self._settle_function(call, None)] if call.phase == "given" else []
+
+    def _settle_function(self, call: CallState, ended: Literal["expired", "withdrawn"] | None) -> SettleFunction:
+        call.phase, call.expires_at = "settling", None
+        return SettleFunction(number=call.number, call=call.call, ended=ended)
 
     # ---- what became of a call
 
@@ -860,7 +903,9 @@ class Machine:
             if call.question is not None:
                 self._show(call.question, status="cancelled", note="expired" if call.expired else "withdrawn")
         outcomes = tuple(self._outcome(call, "expired" if call.expired else "withdrawn") for call in asked)
-        return [SettleApprovals(outcomes)] if asked else []
+        given = [call for call in self.state.calls if call.phase == "given"]
+        functions: list[Command] = [self._settle_function(call, "withdrawn") for call in given]
+        return [*([SettleApprovals(outcomes)] if asked else []), *functions]
 
     def _finish(self) -> list[Command]:
         """Close as soon as nothing is in flight; unless a message came in before a completed run's end."""
@@ -944,6 +989,14 @@ class Machine:
                         question=self._approval(call),
                         tool=tool,
                         text=f"Approve or reject {tool}.",
+                    )
+                case "given":
+                    call_id = function_call_id(self.plan.run, call.number)
+                    yield Waiting(
+                        kind="function_call",
+                        id=call_id,
+                        tool=tool,
+                        text=f"Carry out {tool} and submit its output, for call {call_id}.",
                     )
                 case "unknown" | "held":
                     yield Waiting(

@@ -11,7 +11,7 @@ from horarium.contract import Resolution, StepSummary, Usage, Waiting
 from horarium.definitions import Limits
 from horarium.protocol import Ballot, Call
 
-CallPhase = Literal["asking", "asked", "running", "refusing", "held", "unknown", "settling", "settled"]
+CallPhase = Literal["asking", "asked", "running", "given", "refusing", "held", "unknown", "settling", "settled"]
 
 
 class CallState(BaseModel):
@@ -34,12 +34,13 @@ class CallState(BaseModel):
     limits: Limits | None = Field(default=None, description="Of the sub-agent's run, when it is handed to one.")
     sub_waits: tuple[Waiting, ...] = Field(default=(), description="What the sub-agent's run waits for.")
     unserved: bool = Field(default=False, description="No tool worker has taken it so far.")
+    submitted: bool = Field(default=False, description="Whoever started the run has carried it out.")
 
     @property
     def waits_for_people(self) -> bool:
         if self.phase == "running":
             return self.unserved or bool(self.sub_waits)
-        return self.phase in ("asked", "held", "unknown")
+        return self.phase in ("asked", "given", "held", "unknown")
 
     @property
     def in_flight(self) -> bool:

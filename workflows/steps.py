@@ -19,8 +19,26 @@ with workflow.unsafe.imports_passed_through():
     from horarium import contract, protocol
     from horarium.contract import RunRequest
     from horarium.protocol import ModelReply, RunPlan, ToolOutcome
-    from workflows.commands import CallModel, CallTool, Compact, HandOff, Recall, Remember
-    from workflows.events import Compacted, Event, ModelReplied, Recalled, Remembered, ToolSettled, ToolUnserved
+    from workflows.commands import (
+        BeginFunction,
+        CallModel,
+        CallTool,
+        Compact,
+        HandOff,
+        Recall,
+        Remember,
+        SettleFunction,
+    )
+    from workflows.events import (
+        Compacted,
+        Event,
+        FunctionBegun,
+        ModelReplied,
+        Recalled,
+        Remembered,
+        ToolSettled,
+        ToolUnserved,
+    )
     from workflows.failures import ask_to_end, code_of, nobody_took_it, to_the_end, words_of
     from workflows.machine import Machine
 
@@ -112,6 +130,7 @@ class Steps:
             note=command.note,
             offer=command.offer,
             closing=command.closing,
+            required=command.required,
             max_calls=plan.limits.max_calls_per_turn,
             permit=command.permit,
             recalled=command.recalled,
@@ -189,6 +208,28 @@ class Steps:
                 # Its workers may have gone for good, and those of another group serve it by now.
                 asked = protocol.FindWorker(run=self._run, tool=call.tool)
                 queue = (await written(plan, protocol.FIND_WORKER, asked, protocol.WorkerFound)).queue
+
+    async def begin_function(self, command: BeginFunction) -> None:
+        """Claim the step of a call that whoever started the run carries out, and let them see it."""
+        beginning = protocol.BeginFunction(run=self._run, number=command.number, call=command.call, at=workflow.now())
+        try:
+            begun, _ = await to_the_end(written(self._plan, protocol.BEGIN_FUNCTION, beginning, protocol.FunctionBegun))
+        except ActivityError as error:
+            self._happened(ToolSettled(command.number, _failed(error)))
+            return
+        if begun.outcome is not None:
+            self._happened(ToolSettled(command.number, begun.outcome))
+        else:
+            self._happened(FunctionBegun(command.number, begun.expires_at))
+
+    async def settle_function(self, command: SettleFunction) -> None:
+        """Settle such a step, with the output when there is one."""
+        settling = protocol.SettleFunction(run=self._run, number=command.number, call=command.call, ended=command.ended)
+        try:
+            outcome, _ = await to_the_end(written(self._plan, protocol.SETTLE_FUNCTION, settling, ToolOutcome))
+        except ActivityError as error:
+            outcome = _failed(error)
+        self._happened(ToolSettled(command.number, outcome))
 
     async def hand_off(self, command: HandOff) -> None:
         """Have a sub-agent's run do a call: the step is claimed before it starts and settled after it ends."""
@@ -368,6 +409,10 @@ class Steps:
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             )
+
+
+def _failed(error: ActivityError) -> ToolOutcome:
+    return ToolOutcome(status="failed", code=code_of(error), message=words_of(error))
 
 
 def _not_begun(error: ActivityError) -> protocol.Handoff:

@@ -227,7 +227,7 @@ async def asking(ledger: Ledger, run: str, waiting: Waiting) -> list[Text]:
     """What a run asks of people, with the exact arguments and the exact commands that answer."""
     lines = [
         Text(""),
-        Text(f"The run waits for a person: {words.one_line(waiting.text)}", style="bold yellow"),
+        Text(f"The run waits for {_whom(waiting)}: {words.one_line(waiting.text)}", style="bold yellow"),
     ]
     if waiting.kind in ("approval", "sub_agent"):
         try:
@@ -241,6 +241,10 @@ async def asking(ledger: Ledger, run: str, waiting: Waiting) -> list[Text]:
     return [*lines, *(Text(f"  {command}", no_wrap=True) for command in answers(run, waiting)), Text("")]
 
 
+def _whom(waiting: Waiting) -> str:
+    return "whoever started it" if waiting.kind == "function_call" else "a person"
+
+
 def answers(run: str, waiting: Waiting) -> list[str]:
     """The commands that answer, ready to be pasted."""
     me = shlex.quote(you())
@@ -251,8 +255,8 @@ def answers(run: str, waiting: Waiting) -> list[str]:
         ]
     if waiting.id == waiting.question:  # of a sub-agent's run
         return [f"horarium approvals resolve {waiting.id} {verdict} --by {me}" for verdict in ("retry", "skip", "fail")]
-    if waiting.kind in ("sub_agent", "tool_worker"):
-        return []  # nothing to decide: somebody has to start what serves it
+    if waiting.kind in ("sub_agent", "tool_worker", "function_call"):
+        return []  # nothing to decide: somebody has to start what serves it, or to carry it out
     number = waiting.id.rpartition("/")[2].lstrip("0")
     resolve = f"horarium runs resolve {run} {number}"
     verdicts = ["retry", "supply --output 'its result'", "skip", "fail"]

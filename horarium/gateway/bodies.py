@@ -14,9 +14,9 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from horarium.gateway.problems import problem
+from horarium.gateway.answering import refusal
 
-UPLOAD = re.compile(r"^/v1/threads/[^/]+/files/")  # streamed, and bounded by what a workspace may have
+UPLOAD = re.compile(r"^/v1/(threads/[^/]+/files|steps/outputs)/")  # streamed, and bounded where they are read
 UNKEPT = re.compile("[\\x00\\ud800-\\udfff]")
 LONGEST_INTEGER = 18  # digits
 DEEPEST = 64
@@ -41,7 +41,8 @@ class Bodies:
             await self._app(scope, receive, send)
             return
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
-            refused = problem(422, "bad_request", "A name in the address has a character that no name has.")
+            words = "A name in the address has a character that no name has."
+            refused = refusal(scope["path"], 422, "bad_request", words)
             await refused(scope, receive, send)
             return
         uploads = scope["method"] == "PUT" and UPLOAD.match(scope["path"])
@@ -55,14 +56,16 @@ class Bodies:
         told = headers.get("content-length", "0")
         body = None if told.isdecimal() and int(told) > self._most else await self._read(receive)
         if body is None:
-            refused = problem(413, "too_large", f"The body has more than the {self._most:,} bytes that it may have.")
+            words = f"The body has more than the {self._most:,} bytes that it may have."
+            refused = refusal(scope["path"], 413, "too_large", words)
             await refused(scope, receive, send)
             return
         if body and "json" in headers.get("content-type", "json").lower():
             try:
                 strict_json(body)
             except NotStrict as error:
-                await problem(422, "bad_request", f"The body is no JSON: {error}.")(scope, receive, send)
+                refused = refusal(scope["path"], 422, "bad_request", f"The body is no JSON: {error}.")
+                await refused(scope, receive, send)
                 return
         await self._app(scope, _replayed(body, receive), send)
 

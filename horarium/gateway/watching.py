@@ -6,13 +6,19 @@ import asyncio
 import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Annotated, Any
 
 import structlog
+from fastapi import Depends, Request
 from sqlalchemy.exc import DBAPIError
 
 from horarium.errors import HorariumError
+from horarium.gateway.standing import Onlooker, Standing
 from horarium.gateway.story import Story, Told
+from horarium.ledger.api_keys import ApiKeys
 from horarium.ledger.approvals import ApprovalRecord, Approvals
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import StepRecord
@@ -64,13 +70,20 @@ class News:
 class _Watcher:
     waiting: deque[Seen] = field(default_factory=deque)
     behind: bool = False
+    change: int = 0
+    dismissed: bool = False
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def give(self, seen: Seen) -> None:
+    def give(self, seen: Seen, change: int) -> None:
+        self.change = change
         if len(self.waiting) >= MOST_WAITING:
             self.waiting.clear()
             self.behind = True
         self.waiting.append(seen)
+        self.bell.set()
+
+    def dismiss(self) -> None:
+        self.dismissed = True
         self.bell.set()
 
 
@@ -80,35 +93,30 @@ class Watches:
     def __init__(self, ledger: Ledger, leaving: Callable[[], bool]) -> None:
         self._looking = Looking(ledger)
         self._approvals = Approvals(ledger)
+        self._standing = Standing(ApiKeys(ledger))
+        self._changes = count()
         self._leaving = leaving
         self._runs: dict[str, _Watched] = {}
         self._of: Counter[str] = Counter()
 
-    def check_room(self, who: str) -> None:
+    def check_room(self, who: Onlooker) -> None:
         """Raises `TooManyWatchers`."""
-        if self._of.total() >= MOST_WATCHERS or self._of[who] >= MOST_OF_ONE:
+        if self._of.total() >= MOST_WATCHERS or self._of[_one(who)] >= MOST_OF_ONE:
             raise TooManyWatchers("There are as many watchers as there may be.", hint="Try again later.")
 
-    async def watch(self, run_id: str, story: Story, who: str, silence: float) -> AsyncGenerator[News | None]:
+    async def watch(self, run_id: str, story: Story, who: Onlooker, silence: float) -> AsyncGenerator[News | None]:
         """What happens to a run from a place of its story on, to its end; None when nothing did for `silence` seconds.
 
-        Ends early when the process leaves.
+        Ends early when the process leaves, or who watches may not any more.
 
         Raises:
             RunNotFound: There is none.
             DBAPIError, OSError: The ledger does not answer.
         """
-        self._of[who] += 1
-        if run_id not in self._runs:
-            self._runs[run_id] = _Watched(run_id, self)
-        watched = self._runs[run_id]
-        watcher = _Watcher()
-        watched.watchers.add(watcher)
         texts: dict[int, str] = {}
-        try:
-            await watched.begun()  # from here on it hears of every change, so nothing falls between
+        async with self._present(run_id, who) as watcher:
             watcher.behind = True
-            while not story.ended and not self._leaving():
+            while not story.ended and not self._over(watcher):
                 if watcher.behind:
                     watcher.behind = False
                     watcher.waiting.clear()  # the ledger is read after they were
@@ -116,24 +124,51 @@ class Watches:
                         for news in _news(seen, story, texts):
                             yield news
                     continue
-                if not watcher.waiting:
-                    watcher.bell.clear()
-                    try:
-                        await asyncio.wait_for(watcher.bell.wait(), silence)
-                    except TimeoutError:
-                        yield None
+                if not watcher.waiting and not await _rings(watcher, silence):
+                    yield None
                 while watcher.waiting and not watcher.behind:
                     for news in _news(watcher.waiting.popleft(), story, texts):
                         yield news
+
+    async def changes(self, run_id: str, who: Onlooker, silence: float) -> AsyncGenerator[int | None]:
+        """A number at once, and a greater one whenever a run has changed: the same for all who are told of a change.
+
+        None, and the end, are as `watch` has them; when a run has ended, whoever listens has to know.
+        """
+        async with self._present(run_id, who) as watcher:
+            yield self.next_change()
+            while not self._over(watcher):
+                rang = bool(watcher.waiting) or await _rings(watcher, silence)
+                watcher.waiting.clear()
+                if not self._over(watcher):
+                    yield watcher.change if rang else None
+
+    @asynccontextmanager
+    async def _present(self, run_id: str, who: Onlooker) -> AsyncIterator[_Watcher]:
+        """A watcher that hears of every change from here on, so that nothing falls between."""
+        one = _one(who)
+        self._of[one] += 1
+        if run_id not in self._runs:
+            self._runs[run_id] = _Watched(run_id, self)
+        watched = self._runs[run_id]
+        watcher = _Watcher()
+        watched.watchers.add(watcher)
+        try:
+            await watched.begun()
+            with self._standing.of(who, watcher.dismiss):
+                yield watcher
         finally:
-            self._of[who] -= 1
-            if not self._of[who]:
-                del self._of[who]
+            self._of[one] -= 1
+            if not self._of[one]:
+                del self._of[one]
             watched.watchers.discard(watcher)
             if not watched.watchers:
                 if self._runs.get(run_id) is watched:
                     del self._runs[run_id]
                 watched.stop()
+
+    def _over(self, watcher: _Watcher) -> bool:
+        return watcher.dismissed or self._leaving()
 
     async def _catching_up(self, run_id: str, story: Story) -> AsyncIterator[Seen]:
         again = [n for n in await self._looking.unsettled_for_good(run_id) if n <= story.steps]
@@ -152,6 +187,10 @@ class Watches:
             return Seen(look, ())
         open_ones = [item for item in await self._approvals.of_run(look.run.id) if item.status == "pending"]
         return Seen(look, tuple(open_ones))
+
+    def next_change(self) -> int:
+        """A number for a change of any run, greater than all before."""
+        return next(self._changes)
 
     @property
     def looking(self) -> Looking:
@@ -218,12 +257,26 @@ class _Watched:
                     continue
                 quiet, self._last = 0, look
                 seen = await self._watches.seen(look)
+                change = self._watches.next_change()
                 for watcher in self.watchers:
-                    watcher.give(seen)
+                    watcher.give(seen, change)
                 for _ in self._story.goes_on(look):
                     pass
                 doubtful = {s.number for s in look.steps if s.permit or s.status in ("failed", "unknown")}
                 self._again = sorted({*self._again, *doubtful})[-MOST_AGAIN:]
+
+
+def _one(who: Onlooker) -> str:
+    return who.key or who.tenant
+
+
+async def _rings(watcher: _Watcher, silence: float) -> bool:
+    watcher.bell.clear()
+    try:
+        await asyncio.wait_for(watcher.bell.wait(), silence)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _news(seen: Seen, story: Story, texts: dict[int, str]) -> list[News]:
@@ -238,3 +291,15 @@ def _news(seen: Seen, story: Story, texts: dict[int, str]) -> list[News]:
             texts[step.number] = step.partial
             told.append(Text(step, offset, step.partial[offset:]))
     return [News(seen.look.run, seen.questions, what) for what in told]
+
+
+def watches_of(request: Request) -> Watches:
+    """One for the process, made when it is first needed."""
+    state: Any = request.app.state
+    if not hasattr(state, "watches"):
+        state.watches = Watches(state.client.require_ledger(), lambda: bool(state.calls.leaving))
+    watches: Watches = state.watches
+    return watches
+
+
+TheWatches = Annotated[Watches, Depends(watches_of)]

@@ -30,12 +30,16 @@ class AgentVersion:
 
 @dataclass(frozen=True, slots=True)
 class ServedTool:
-    """A tool and the task queue of the worker that serves it; `agent` does it when it is a sub-agent's."""
+    """A tool and the task queue of the worker that serves it.
+
+    `agent` does it when it is a sub-agent's, and whoever started the run when it is a `function`.
+    """
 
     spec: ToolSpec
     queue: str
     seen_at: datetime | None = None
     agent: str | None = None
+    function: bool = False
 
 
 class Agents:

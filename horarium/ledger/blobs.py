@@ -41,6 +41,10 @@ class Blobs:
         """Remove a blob; one that is not there is no error."""
         await asyncio.to_thread(self._delete, digest)
 
+    async def clear(self) -> None:
+        """Remove all that is in it: only of a store that is below another, and nobody else's."""
+        await asyncio.to_thread(self._clear)
+
     def below(self, name: str) -> Self:
         """A store of its own in this one: what is deleted there is nobody else's."""
         return type(self)(f"{self._url}/{name}")
@@ -132,6 +136,11 @@ class Blobs:
         path = self._path(root, digest)
         if system.exists(path):
             system.rm(path)
+
+    def _clear(self) -> None:
+        system, root = self._files()
+        with contextlib.suppress(FileNotFoundError):
+            system.rm(root, recursive=True)
 
 
 def _chunks(content: str | bytes) -> Any:

@@ -9,13 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, delete, func, or_, select, tuple_, update
 
 from horarium.errors import Conflict, ThreadNotFound
 from horarium.ledger.audit import AuditEntry, append
 from horarium.ledger.database import Statements
 from horarium.ledger.memories import forget_runs
-from horarium.ledger.schema import approvals, edits, messages, runs, steps, summaries, threads, votes
+from horarium.ledger.schema import (
+    approvals,
+    edits,
+    function_calls,
+    messages,
+    run_functions,
+    runs,
+    steps,
+    summaries,
+    threads,
+    votes,
+)
 
 _LOCK = 7_206_019  # any number, the same in every process: two deletions at once would each leave a step to the other
 _STEP = tuple_(steps.c.run_id, steps.c.number)
@@ -41,7 +52,7 @@ async def forget_thread(
         )
     own = select(runs.c.id).where(runs.c.thread_id == thread).scalar_subquery()
     said = await connection.scalar(select(func.count()).where(messages.c.thread_id == thread))
-    blobs = await _empty_steps(connection, thread)
+    blobs = await _empty_steps(connection, thread) | await _forget_functions(connection, own)
     await connection.execute(delete(messages).where(messages.c.thread_id == thread))
     await connection.execute(delete(summaries).where(summaries.c.thread_id == thread))
     await connection.execute(
@@ -62,6 +73,16 @@ async def forget_thread(
         ),
     )
     return sorted(blobs - still)
+
+
+async def _forget_functions(connection: Statements, own: ScalarSelect[str]) -> set[str]:
+    """What the callers of runs sent along and in, as far as it became no step's output; the blobs of it."""
+    mine = function_calls.c.run_id.in_(own)
+    query = select(function_calls.c.output_blob).where(mine, function_calls.c.output_blob.is_not(None))
+    blobs = set(await connection.scalars(query))
+    await connection.execute(update(function_calls).where(mine).values(output=None, output_blob=None, digest=None))
+    await connection.execute(delete(run_functions).where(run_functions.c.run_id.in_(own)))
+    return blobs
 
 
 async def _empty_steps(connection: Statements, thread: str) -> set[str]:

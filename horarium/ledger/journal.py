@@ -219,10 +219,13 @@ class Journal:
         thread: str | None = None,
         append: Sequence[Answered] = (),
         approval: ApprovalRecorded | None = None,
+        token: str | None = None,
     ) -> Held | StepRecord:
         """Claim a step, once, before anything of it is done.
 
-        A fresh claim appends `append` to the thread and records `approval` in the same transaction.
+        A fresh claim appends `append` to the thread and records `approval` in the same transaction. `token`: of an
+        attempt that asks over a network, so that it can ask again when the answer was lost: what it holds already it
+        is given again, and what it gave back it is not.
 
         Returns:
             `Held` when the step is to be performed, or the record when it is settled already: then do nothing.
@@ -233,7 +236,7 @@ class Journal:
             NotApproved: `approval` contradicts what the ledger has.
             RunNotFound: The run was never opened.
         """
-        token = secrets.token_hex(8)
+        token = token or secrets.token_hex(8)
         async with self._ledger.write(durable=claim.effect is Effect.EXTERNAL) as connection:
             now = datetime.now(UTC)
             if approval is not None:
@@ -275,6 +278,10 @@ class Journal:
         if not permitted:
             if record.status in SETTLED:
                 return record
+            if record.token == token and record.status == "claimed":
+                return Held(claim, token, record.attempts, record.failures)
+            if record.token == token and record.status == "pending":
+                raise StepBlocked(f"This attempt at step {claim.run_id}/{claim.number:04d} is over already.")
             if record.status == "unknown":
                 raise OutcomeUnknown(f"The outcome of step {claim.run_id}/{claim.number:04d} is unknown.")
             if record.status == "claimed":
@@ -304,9 +311,9 @@ class Journal:
         )
         return Held(claim, token, attempts, failures)
 
-    async def take_over(self, claim: StepClaim) -> Held:
-        """Claim a blocked step after its `verify` probe said that it did not happen."""
-        token = secrets.token_hex(8)
+    async def take_over(self, claim: StepClaim, *, token: str | None = None) -> Held:
+        """Claim a blocked step after its `verify` probe said that it did not happen; `token` as for `claim`."""
+        token = token or secrets.token_hex(8)
         async with self._ledger.write(durable=True) as connection:
             row = await connection.execute(
                 update(steps)
@@ -559,6 +566,11 @@ class Journal:
             return [StepRecord(*row) for row in await connection.execute(query.limit(limit))]
 
     async def _storable(self, output: Any, *, keep: bool = False) -> dict[str, Any]:
+        if isinstance(output, Cleaned):  # by somebody else: once more here, and what he changed is told as well
+            cleaned = await asyncio.to_thread(clean, output.text if output.binary is None else output.binary)
+            return await self._stored(
+                cleaned._replace(changes=tuple(dict.fromkeys((*output.changes, *cleaned.changes)))), keep=keep
+            )
         if isinstance(output, str) and len(output) <= INLINE_BYTES:
             cleaned = clean(output)
         else:

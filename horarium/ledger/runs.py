@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.content import digest
@@ -16,11 +16,14 @@ from horarium.errors import Conflict, RunExists, RunNotFound
 from horarium.ids import thread_id_for_run
 from horarium.ledger.approvals import withdraw_open
 from horarium.ledger.database import Ledger, Statements
+from horarium.ledger.functions import Functions, RunFunctions
 from horarium.ledger.journal import Answered, append_messages, leave_nothing_claimed
 from horarium.ledger.lineage import runs_below
 from horarium.ledger.run_statuses import note_status
 from horarium.ledger.schema import Instant, messages, runs, steps, ticks
 from horarium.ledger.threads import Threads, queue_input, queued_refs, release
+
+SEARCHED = 20_000  # runs, for a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,19 @@ class Runs:
         self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
 
     async def create(
-        self, run_id: str, request: RunRequest, *, key: str | None, request_digest: str, tick: str | None = None
+        self,
+        run_id: str,
+        request: RunRequest,
+        *,
+        key: str | None,
+        request_digest: str,
+        tick: str | None = None,
+        functions: RunFunctions | None = None,
     ) -> RunRecord:
         """Write a run down before it is started, with what it was asked; the same twice is one.
 
         `tick`: the tick of which it is an attempt. It brings the routine's grants, so a request cannot name it.
+        `functions`: those that whoever starts it carries out.
 
         Raises:
             RunExists: This id stands for another request.
@@ -90,6 +101,8 @@ class Runs:
                     f"The key {key!r} was used before for another request, by run {record.id}.",
                     hint=f"Use a new key, or look at it: horarium runs show {record.id}",
                 )
+            if functions is not None and (functions.functions or functions.choice):
+                await Functions(self._ledger).keep_within(connection, run_id, functions)
             # In the same transaction: a run that is written down has its input.
             if request.input is not None:
                 await self._threads.queue_within(
@@ -339,6 +352,8 @@ class Runs:
         tick: str | None = None,
         routine: str | None = None,
         parent: str | None = None,
+        requested_by: str | None = None,
+        text: str | None = None,
         below: bool = True,
         before: tuple[datetime, str] | None = None,
         limit: int = 50,
@@ -346,6 +361,7 @@ class Runs:
         """The latest runs, newest first; without those of sub-agents when `below` is False.
 
         Args:
+            text: Part of its id, or of what it was asked; looked for in the latest `SEARCHED` runs of the tenant.
             before: Time of creation and id of the last run of the page before this one.
         """
         query = select(runs).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
@@ -358,12 +374,15 @@ class Runs:
             query = query.where(runs.c.status.in_(status))
         if not below:
             query = query.where(runs.c.parent_run.is_(None))
+        if text is not None:
+            query = query.where(_has_text(text, tenant))
         wanted = (
             (runs.c.agent, agent),
             (runs.c.tenant, tenant),
             (runs.c.thread_id, thread),
             (runs.c.tick, tick),
             (runs.c.parent_run, parent),
+            (runs.c.requested_by, requested_by),
         )
         for column, value in wanted:
             if value is not None:
@@ -404,6 +423,18 @@ class Runs:
         if fresh.rowcount:
             await note_status(connection, run_id, "queued")
         return RunRecord(*(await connection.execute(select(runs).where(runs.c.id == run_id))).one())
+
+
+def _has_text(text: str, tenant: str | None) -> ColumnElement[bool]:
+    latest = select(runs.c.id).order_by(runs.c.created_at.desc()).limit(SEARCHED)
+    if tenant is not None:
+        latest = latest.where(runs.c.tenant == tenant)
+    asked = select(messages.c.id).where(
+        messages.c.thread_id == runs.c.thread_id,
+        messages.c.ref == runs.c.id + "/input",
+        messages.c.text.icontains(text, autoescape=True),
+    )
+    return and_(runs.c.id.in_(latest), or_(runs.c.id.icontains(text, autoescape=True), asked.exists()))
 
 
 def handed_digest(request: RunRequest) -> str:

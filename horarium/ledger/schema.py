@@ -517,6 +517,32 @@ run_toolsets = Table(
     Column("created_at", Instant, nullable=False),
 )
 
+run_functions = Table(
+    "run_functions",
+    metadata,
+    Column("run_id", String(200), primary_key=True, comment="They may be known before it is opened."),
+    Column("functions", Json, nullable=False, comment="The tools that whoever started the run carries out."),
+    Column("choice", String(64), comment="The tool that has to be called first; `*`: whichever."),
+    Column("created_at", Instant, nullable=False),
+)
+
+function_calls = Table(
+    "function_calls",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("tool", String(64), nullable=False),
+    Column("asked_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    Column("submitted_at", Instant, comment="The first output that was submitted stands."),
+    Column("by", String(200)),
+    Column("digest", String(80), comment="Of the output."),
+    Column("output", Text, comment="Null once the step has it, or when it is in the blob store."),
+    Column("output_blob", String(80)),
+    Column("ended", String(20), comment="Why no output is waited for any longer: expired or withdrawn."),
+    PrimaryKeyConstraint("run_id", "step"),
+)
+
 trusted_tools = Table(
     "trusted_tools",
     metadata,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from horarium.contract import Approval, Decision, Resolution, Usage, Waiting
 from horarium.definitions import Limits
 from horarium.errors import HorariumError
-from horarium.ids import approval_id, step_id
+from horarium.ids import approval_id, function_call_id, step_id
 from horarium.protocol import Call, Compacted, Gate, ModelReply, RunPlan, ToolOutcome
 from horarium.tools import Effect
 from workflows import commands as cmd
@@ -25,11 +25,14 @@ from workflows import machine as m
 from workflows import machine_state as st
 from workflows.desk import ApprovalDesk, Question
 
-ENDING = cmd.SettleApprovals | cmd.Close | cmd.SettleCall | cmd.AskAgain | cmd.SettleInquiry | cmd.Tell
+ENDING = (
+    cmd.SettleApprovals | cmd.Close | cmd.SettleCall | cmd.SettleFunction | cmd.AskAgain | cmd.SettleInquiry | cmd.Tell
+)
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RUN = "run_1"
 TOOLS = ("look", "find", "pay", "ship")
 AGENTS = ("scout", "clerk")
+FUNCTIONS = ("beep", "snap")
 GATED = ("pay", "ship")
 UNFAIR_ACTS = 20  # then something that leads to an event is done, however the dice fall
 FAIR_EVENTS = 600  # in a fair world a run must have ended after this many
@@ -67,6 +70,7 @@ def make_plan(dice: Dice) -> RunPlan:
         ),
         on_step_failure=("tell", "fail", "hold")[dice(3)],
         procedure=procedure,
+        choice=("*", *TOOLS, *FUNCTIONS)[dice(7)] if dice(6) == 0 else None,
         remembers=dice(3) == 0,
         recalls=dice(4) == 0,
         model_timeout=timedelta(minutes=1),
@@ -96,8 +100,8 @@ def make_gate(dice: Dice) -> Gate | None:
 
 
 def make_call(dice: Dice, id: str, source: str, tool: str | None = None) -> Call:
-    """A call of one of a few tools or sub-agents with one of a few arguments, so that calls repeat."""
-    names = TOOLS if dice(3) else AGENTS
+    """A call of one of a few tools, functions or sub-agents with one of a few arguments, so that calls repeat."""
+    names = TOOLS if dice(3) else (AGENTS, FUNCTIONS)[dice(2)]
     name = tool or names[dice(len(names))]
     gated = name in GATED or (name in AGENTS and dice(4) == 0)
     return Call(
@@ -111,6 +115,7 @@ def make_call(dice: Dice, id: str, source: str, tool: str | None = None) -> Call
         gate=make_gate(dice) if gated else None,
         released_by="gra_1" if gated and dice(8) == 0 else None,
         agent=name if name in AGENTS else None,
+        function=name in FUNCTIONS,
     )
 
 
@@ -164,6 +169,9 @@ class Books:
     handoffs: int = 0
     shares: dict[int, Limits] = field(default_factory=dict)
     sub_waits: set[int] = field(default_factory=set)
+    given: dict[int, datetime | None] = field(default_factory=dict)
+    submitted: set[int] = field(default_factory=set)
+    called: int = 0
     active: timedelta = timedelta(0)
     closes: list[cmd.Close] = field(default_factory=list)
 
@@ -246,6 +254,8 @@ class Simulation:
                 cmd.CallModel()
                 | cmd.CallTool()
                 | cmd.HandOff()
+                | cmd.BeginFunction()
+                | cmd.SettleFunction()
                 | cmd.SettleCall()
                 | cmd.Remember()
                 | cmd.Recall()
@@ -254,6 +264,8 @@ class Simulation:
                 self._spawn(command.number, command)
                 if isinstance(command, cmd.CallTool | cmd.HandOff):
                     self._begin_call(command)
+                if isinstance(command, cmd.SettleFunction):
+                    self._check_settle_function(command)
             case cmd.AskPeople():
                 self._spawn(-command.requests[0].number, command)
             case cmd.SettleApprovals():
@@ -295,6 +307,17 @@ class Simulation:
                 return False
         return True
 
+    def _check_settle_function(self, command: cmd.SettleFunction) -> None:
+        until = self.books.given[command.number]
+        match command.ended:
+            case None:
+                assert command.number in self.books.submitted, "a call is settled without its output"
+            case "expired":
+                assert until is not None
+                assert until <= self.now, "no call expires before its time"
+            case "withdrawn":
+                assert self.machine.state.ending is not None, "only an ending run takes a call back"
+
     def _expire(self, outcome: Any) -> None:
         assert outcome.ballot is None, "an expiry is nobody's word"
         approval = self.desk.get(outcome.id)
@@ -312,6 +335,7 @@ class Simulation:
     def _begin_call(self, command: cmd.CallTool | cmd.HandOff) -> None:
         """At the moment the effect may happen, all that releases it must be there."""
         assert isinstance(command, cmd.HandOff) == (command.call.agent is not None)
+        assert not command.call.function, "what is the caller's to do is done by nobody else"
         if isinstance(command, cmd.HandOff):
             self._check_share(command)
         permit = (command.number, command.permit)
@@ -370,7 +394,7 @@ class Simulation:
                 case 10 | 11 | 12 | 13:
                     self._decide()
                 case 14 | 15:
-                    self._resolve()
+                    self._resolve() if self.dice(2) else self._submit()
                 case 16:
                     self.events.append(self._message())
                 case 17 if self.dice(8) == 0:
@@ -400,9 +424,27 @@ class Simulation:
             if not self.events:
                 self.now += timedelta(seconds=300)
                 self.events.append(ev.TimePassed())
+        elif first.kind == "function_call":
+            self._submit(first.id)
         else:
             may = [v for v in ("retry", "supply", "skip", "fail") if self._may(first.id, v)]
             self.events.append(ev.Resolved(self._resolution(first.id, may[self.dice(len(may))])))
+
+    def _submit(self, call_id: str | None = None) -> None:
+        """Whoever started the run brings an output: of a call that waits, or before the run knows that it does."""
+        known = [call.number for call in self.machine.state.calls if call.call.function]
+        wanted = call_id or (function_call_id(RUN, known[self.dice(len(known))]) if known else "call_1_9999")
+        number = self.machine.function_call(wanted)
+        if number is not None:
+            self.books.submitted.add(number)
+            self.events.append(ev.OutputSubmitted(number))
+
+    def _begun(self, number: int, stopped: bool) -> ev.Event:
+        if not self.fair and self.dice(8) == 0:  # adopted, or its worker did not get it done
+            return ev.ToolSettled(number, self._outcome(stopped, refusable=False))
+        until = self.now + timedelta(seconds=5 + self.dice(200)) if self.dice(2) else None
+        self.books.given[number] = until
+        return ev.FunctionBegun(number, until)
 
     def _may(self, step: str, verdict: str) -> bool:
         return self.machine.may_resolve(self._resolution(step, verdict)) is None
@@ -426,6 +468,12 @@ class Simulation:
                 if outcome.status != "refused":
                     outcome = outcome.model_copy(update=self._spent(handed.limits))
                 self.events.append(ev.ToolSettled(number, outcome))
+            case cmd.BeginFunction():
+                self.events.append(self._begun(number, task.stopped))
+            case cmd.SettleFunction():
+                # An output that was there first stands, also when the wait has ended meanwhile.
+                there = number in self.books.submitted or self.dice(5) == 0
+                self.events.append(ev.ToolSettled(number, ToolOutcome(status="completed" if there else "cancelled")))
             case cmd.Recall():
                 self.events.append(ev.Recalled(number, ok=self.dice(3) > 0))
             case cmd.Compact():
@@ -553,7 +601,7 @@ class Simulation:
             self.events.append(ev.Decided(decision.approval, taken.ballots, taken.edited))
 
     def _resolve(self) -> None:
-        waiting = [w.id for w in self.machine.waiting_for() if w.kind != "approval"]
+        waiting = [w.id for w in self.machine.waiting_for() if w.kind not in ("approval", "function_call")]
         step = waiting[self.dice(len(waiting))] if waiting else step_id(RUN, 1 + self.dice(9))
         resolution = self._resolution(step, ("retry", "supply", "skip", "fail")[self.dice(4)])
         if self.machine.may_resolve(resolution) is None:
@@ -657,6 +705,7 @@ class Simulation:
             self.books.procedure_done += 1
 
     def _count_repeats(self, calls: Sequence[Call]) -> None:
+        self.books.called += len(calls)
         for call in calls:
             self.books.repeats = self.books.repeats + 1 if call.digest == self.books.last_digest else 1
             self.books.most_repeats = max(self.books.most_repeats, self.books.repeats)
@@ -671,6 +720,10 @@ class Simulation:
             match command:
                 case cmd.CallModel():
                     self._check_call_model(command, fresh)
+                    begun.add(command.number)
+                case cmd.BeginFunction():
+                    assert command.call.function
+                    self._enter(command.number, command.call, fresh)
                     begun.add(command.number)
                 case cmd.CallTool() | cmd.HandOff():
                     self._enter(command.number, command.call, fresh)
@@ -708,10 +761,7 @@ class Simulation:
                 case _:
                     pass
             if ended_before:
-                assert isinstance(
-                    command,
-                    cmd.SettleApprovals | cmd.Close | cmd.SettleCall | cmd.AskAgain | cmd.SettleInquiry | cmd.Tell,
-                ), "an ending run begins nothing"
+                assert isinstance(command, ENDING), "an ending run begins nothing"
         assert all(number > max(self.books.numbers, default=0) for number in fresh), "numbers only grow"
         self.books.numbers |= fresh
         assert len([c for c in commands if isinstance(c, cmd.CallModel | cmd.Close)]) <= 1
@@ -765,7 +815,9 @@ class Simulation:
             assert command.offer == (self.plan.procedure[done] if done < len(self.plan.procedure) else None)
             assert command.closing == (done >= len(self.plan.procedure))
         else:
-            assert (command.offer, command.closing) == (None, False)
+            choice = self.plan.choice if books.called == 0 else None
+            assert (command.offer, command.closing) == (None if choice == "*" else choice, False)
+            assert command.required == (choice == "*")
         assert command.recalled == books.recalled
         tokens = books.usage.input_tokens + books.usage.output_tokens
         if before is None and books.turns:
@@ -812,6 +864,9 @@ class Simulation:
             assert any(asked in ends for ends in (books.counted, books.withdrawn, books.expired, books.released)), (
                 "an open question outlives the run"
             )
+        assert all(made.settled == 1 for number, made in books.calls.items() if number in books.given), (
+            "a call that was given to the caller outlives the run"
+        )
         assert books.memories <= 1
         tokens = books.usage.input_tokens + books.usage.output_tokens
         match close.status, close.reason:
@@ -859,7 +914,7 @@ class Simulation:
         flying = {
             n
             for n, made in self.books.calls.items()
-            if n in self.tasks and isinstance(self.tasks[n].command, cmd.CallTool | cmd.HandOff)
+            if n in self.tasks and isinstance(self.tasks[n].command, cmd.CallTool | cmd.HandOff | cmd.BeginFunction)
         }
         stop, close = self.machine.broke("ledger_gone", "The ledger is gone.")
         assert isinstance(stop, cmd.StopSteps)

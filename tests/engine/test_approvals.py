@@ -46,6 +46,7 @@ from horarium.proof import KeyRing
 from horarium.protocol import Call, ToolStep
 from horarium.secrets import conceal
 from horarium.settings import ApprovalsSettings, Settings, Webhook
+from horarium.stepping import LedgerSteps
 from horarium.toolhost import ToolHost
 from horarium.tools import Effect, tool
 from tests.engine.conftest import World
@@ -1079,7 +1080,7 @@ async def test_a_tool_that_only_reads_is_not_called_without_the_approval_its_pla
     run = await engine.start(clerk(*rules), asks(call("look", what="the safe")), says())
     await waiting(run)
     turn = next(step for step in await run.steps() if step.kind == "model_call")
-    host = ToolHost(engine.ledger, shop.tools(), keys=KeyRing.of(engine.settings), require_proof=False)
+    host = ToolHost(LedgerSteps(engine.ledger, KeyRing.of(engine.settings), require_proof=False), shop.tools())
     asking = ActivityEnvironment()
     asking.info = replace(asking.info, workflow_id=run.id)  # as the run's own workflow, if that forgot to ask
     wanted = Call(

@@ -17,6 +17,7 @@ FILESYSTEM = "@modelcontextprotocol/server-filesystem@2026.8.31"
 CONFORMANCE = "@modelcontextprotocol/conformance@0.1.16"
 # The server was made for the SDK's first major version, so it has an environment of its own.
 SQLITE = ("mcp-server-sqlite==2025.4.25", "mcp==1.30.0")
+OPENAI = "openai@7.57.0"  # the official client for JavaScript
 INSTALL_SECONDS = 240
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "horarium-tests"
 
@@ -25,7 +26,17 @@ def node_modules() -> Path:
     """Where the npm packages are."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
+    return _from_npm("npm", NODE, FILESYSTEM, CONFORMANCE)
 
+
+def openai_client() -> Path:
+    """The folder of npm packages that has OpenAI's client. Fails where it cannot be had."""
+    if shutil.which("npm") is None:
+        pytest.fail("npm is not installed")
+    return _from_npm("npm-openai", OPENAI)
+
+
+def _from_npm(name: str, *packages: str) -> Path:
     def install(directory: Path) -> None:
         patience = [
             "--fetch-retries=2",
@@ -34,9 +45,9 @@ def node_modules() -> Path:
             "--fetch-timeout=60000",
         ]
         command = ["npm", "install", "--no-audit", "--no-fund", *patience, "--prefix", str(directory)]
-        _run([*command, NODE, FILESYSTEM, CONFORMANCE])
+        _run([*command, *packages])
 
-    return _installed("npm", f"{NODE} {FILESYSTEM} {CONFORMANCE}", install) / "node_modules"
+    return _installed(name, " ".join(packages), install) / "node_modules"
 
 
 def node() -> str:

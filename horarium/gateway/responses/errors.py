@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
-import structlog
-from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DBAPIError
-from starlette.exceptions import HTTPException
 
 from horarium.errors import AgentNotFound, HorariumError
 from horarium.gateway.problems import status_of
-
-log = structlog.get_logger()
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -57,13 +49,17 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         404: "It is not there, or it is another tenant's.",
         409: "It contradicts what already stands.",
         413: "The body is larger than it may be.",
+        421: "The Host header is none of the gateway's names.",
+        429: "There are as many of it at once as there may be. Try again later.",
         503: "A server that it needs does not answer. Safe to try again.",
     }
-    return {s: {"model": ErrorAnswer, "description": words[s]} for s in sorted({400, 401, 403, 503, *statuses})}
+    always = (400, 401, 403, 421, 429, 503)
+    return {s: {"model": ErrorAnswer, "description": words[s]} for s in sorted({*always, *statuses})}
 
 
 def answer(status: int, message: str, code: str | None = None, param: str | None = None) -> JSONResponse:
-    """The answer."""
+    """The answer. A request that is wrong in itself is a 400 in this protocol; 422 stands for nothing in it."""
+    status = 400 if status == 422 else status
     kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
     body = ErrorAnswer(error=ErrorBody(message=message, type=kind, param=param, code=code))
     headers = {"Retry-After": "1"} if status == 503 else None
@@ -76,35 +72,11 @@ def told(error: HorariumError) -> JSONResponse:
         return answer(400, str(error), error.error_code, error.param)
     if isinstance(error, AgentNotFound):
         return answer(404, str(error), "model_not_found", "model")
-    # A request that is wrong in itself is a 400 in this protocol; 422 stands for nothing in it.
-    status = status_of(error)
-    return answer(400 if status == 422 else status, str(error), error.code)
+    return answer(status_of(error), str(error), error.code)
 
 
-class OpenAIRoute(APIRoute):
-    """A route whose errors have OpenAI's shape; what is around it keeps the gateway's own."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, and what becomes of its errors."""
-        inner = super().get_route_handler()
-
-        async def handled(request: Request) -> Response:
-            try:
-                return await inner(request)
-            except HorariumError as error:
-                return told(error)
-            except RequestValidationError as error:
-                return _wrong(error)
-            except HTTPException as error:
-                return answer(error.status_code, str(error.detail))
-            except (DBAPIError, OSError) as error:
-                log.warning("gateway.ledger_away", error=type(error).__name__)
-                return answer(503, "The ledger does not answer. Try again.", "unreachable")
-
-        return handled
-
-
-def _wrong(error: RequestValidationError) -> JSONResponse:
+def wrong(error: RequestValidationError) -> JSONResponse:
+    """What is wrong with a request, by the first thing that is."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
     if first["type"] == "extra_forbidden":

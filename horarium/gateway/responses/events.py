@@ -81,7 +81,7 @@ class Storyteller:
 
     def _end(self, part: Part) -> list[Event]:
         events: list[Event] = []
-        for approval in part.asks if part.waits_for_approval else ():
+        for approval in part.asks if part.waits_for_answers else ():
             item = output.approval_request(part, approval)
             events += [self._added({**item, "arguments": ""}), self._finished(item)]
         self.last = self._event(_LAST[part.status], response=output.resource(part, self.items))
@@ -130,7 +130,22 @@ class Storyteller:
 
     # ---- a call
 
+    def _function(self, part: Part, step: StepRecord) -> list[Event]:
+        """A call that the client carries out: what becomes of it, the client says."""
+        item = output.function_call(part, step)
+        where = {"item_id": item["id"], "output_index": len(self.items)}
+        arguments = item["arguments"]
+        pieces = [arguments[at : at + DELTA_CHARS] for at in range(0, len(arguments), DELTA_CHARS)]
+        return [
+            self._added({**item, "arguments": "", "status": "in_progress"}),
+            *(self._event("response.function_call_arguments.delta", **where, delta=piece) for piece in pieces),
+            self._event("response.function_call_arguments.done", **where, name=item["name"], arguments=arguments),
+            self._finished(item),
+        ]
+
     def _call(self, part: Part, step: StepRecord) -> tuple[list[Event], bool]:
+        if step.number in part.given:
+            return self._function(part, step), True
         settled = part.is_settled(step)
         if not settled and step.status != "claimed" and not self._open:
             return [], False

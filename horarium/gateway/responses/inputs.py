@@ -1,4 +1,4 @@
-"""What a request says, as an agent is given it: one text, or a person's answers to approval requests.
+"""What a request says, as an agent is given it: one text, or answers: to approval requests, and to function calls.
 
 A thread keeps what an agent said as evidence of a run, so nothing said elsewhere is put into an agent's mouth: words of
 an assistant that a client sends along become part of the text, marked as what was said before.
@@ -16,6 +16,8 @@ from horarium.gateway.responses.errors import BadParameter
 from horarium.gateway.responses.requests import CreateResponse, JsonSchemaFormat
 
 _PASSED_OVER = ("reasoning", "mcp_list_tools", "mcp_approval_request")
+_ASKING = ("mcp_approval_request", "function_call")
+_ANSWERING = ("mcp_approval_response", "function_call_output")
 MOST_COMMENT = 2_000  # characters, as a decision has them
 
 
@@ -29,11 +31,21 @@ class ApprovalAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionOutput:
+    """One item `function_call_output`."""
+
+    call_id: str
+    output: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """Either a text, or answers."""
 
     text: str
     answers: tuple[ApprovalAnswer, ...] = ()
+    outputs: tuple[FunctionOutput, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,9 @@ def read_input(body: CreateResponse) -> Said:
     lines: list[Line] = []
     rules: list[str] = []
     answers: list[ApprovalAnswer] = []
+    outputs: list[FunctionOutput] = []
+    called: dict[str, str] = {}
+    told_before = _told_before(body)
     for place, item in enumerate(body.input):
         where = f"input[{place}]"
         match item.get("type", "message"):
@@ -65,24 +80,48 @@ def read_input(body: CreateResponse) -> Said:
                 answers.append(_answer(item, where))
             case "mcp_call":
                 lines.append(Line("Assistant", f"[Called {item.get('name')}; it returned: {item.get('output')}]"))
+            case "function_call":
+                called[str(item.get("call_id"))] = str(item.get("name"))
+            case "function_call_output":
+                output = _output(item, where)
+                if place < told_before:
+                    name = called.get(output.call_id, "a function")
+                    lines.append(Line("Assistant", f"[Called {name}; it returned: {output.output}]"))
+                else:
+                    outputs.append(output)
             case kind if kind in _PASSED_OVER:
                 continue
             case kind:
                 raise BadParameter(where, f"Items of type {kind!r} are not supported.", "unsupported_item")
-    if not answers:
+    if not answers and not outputs:
         return Said(_composed(body, rules, lines))
     if any(line.who == "User" for line in _new(lines)) and not _echoed(body.input):
-        raise BadParameter("input", "Answer approval requests by themselves; say more in the next request.")
-    return Said("", tuple(answers))
+        raise BadParameter(
+            "input", "Answer approval requests and function calls by themselves; say more in the next request."
+        )
+    return Said("", tuple(answers), tuple(outputs))
+
+
+def _told_before(body: CreateResponse) -> int:
+    """The place from which on outputs of functions are new.
+
+    A client that sends the whole conversation along repeats earlier ones; those were followed by what somebody said.
+    """
+    if isinstance(body.input, str) or body.previous_response_id is not None or body.conversation_id is not None:
+        return 0
+    said = (
+        place
+        for place, item in enumerate(body.input)
+        if item.get("type", "message") == "message" and item.get("role") in ("user", "assistant")
+    )
+    return max(said, default=0)
 
 
 def _echoed(items: Sequence[dict[str, Any]]) -> bool:
     """Whether the client sends the whole conversation each time: then its last words came before the request."""
     kinds = [item.get("type", "message") for item in items]
-    if "mcp_approval_request" not in kinds:
-        return False
-    asked = len(kinds) - 1 - kinds[::-1].index("mcp_approval_request")
-    return all(kind == "mcp_approval_response" for kind in kinds[asked + 1 :])
+    asked = max((place for place, kind in enumerate(kinds) if kind in _ASKING), default=None)
+    return asked is not None and all(kind in _ANSWERING for kind in kinds[asked + 1 :])
 
 
 def _composed(body: CreateResponse, rules: list[str], lines: list[Line]) -> str:
@@ -142,6 +181,23 @@ def read_message(item: dict[str, Any], where: str) -> Line:
             )
         texts.append(text)
     return Line(roles[role], "\n\n".join(texts))
+
+
+def _output(item: dict[str, Any], where: str) -> FunctionOutput:
+    call_id, output = item.get("call_id"), item.get("output")
+    if not isinstance(call_id, str):
+        raise BadParameter(f"{where}.call_id", "Name the function call.")
+    if isinstance(output, str):
+        return FunctionOutput(call_id, output, where)
+    if not isinstance(output, list):
+        raise BadParameter(f"{where}.output", "A text, or a list of parts with text.")
+    texts: list[str] = []
+    for place, part in enumerate(output):
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "input_text" else None
+        if not isinstance(text, str):
+            raise BadParameter(f"{where}.output[{place}]", "Only parts with text are supported.", "unsupported_item")
+        texts.append(text)
+    return FunctionOutput(call_id, "\n\n".join(texts), where)
 
 
 def _answer(item: dict[str, Any], where: str) -> ApprovalAnswer:

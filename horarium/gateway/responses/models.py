@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field
 from horarium.definitions import ENDPOINT_PREFIX
 from horarium.errors import AgentNotFound
 from horarium.gateway.context import TheClient, Viewer
-from horarium.gateway.responses.errors import OpenAIRoute, errors
+from horarium.gateway.responses.errors import errors
 from horarium.ledger.agents import AgentVersion
 
-router = APIRouter(prefix="/v1", route_class=OpenAIRoute, tags=["responses"])
+router = APIRouter(prefix="/v1", tags=["responses"])
 
 
 class Model(BaseModel):

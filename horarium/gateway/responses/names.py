@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from horarium.errors import NotFound
 
 _RESPONSE = re.compile(r"^resp_([A-Za-z0-9]{1,100})(?:_([0-9]{1,9}))?$")
+_CALL = re.compile(r"^call_([A-Za-z0-9]{1,100})_([0-9]{1,9})$")
 _SUFFIX = re.compile(r"^[A-Za-z0-9]{1,100}$")
 
 
@@ -75,6 +76,12 @@ def request_of(approval: str) -> str:
 def approval_of(request: str) -> str:
     """The approval that an approval request item shows."""
     return _ours(request, "mcpr_", "apr_")
+
+
+def call_of(call_id: str) -> tuple[str, int] | None:
+    """The run and the step of a function's call, by the id that clients have of it; None: it is none of ours."""
+    match = _CALL.match(call_id)
+    return (f"run_{match[1]}", int(match[2])) if match is not None else None
 
 
 def _ours(name: str, theirs: str, ours: str) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from horarium.contract import CallerFunction
 from horarium.gateway.responses.names import conversation_of, request_of
 from horarium.gateway.responses.record import OURS, Part
 from horarium.ledger.approvals import ApprovalRecord
+from horarium.ledger.functions import RunFunctions
 from horarium.ledger.journal import StepRecord
 from horarium.turns import stored_turn
 
@@ -48,8 +50,21 @@ def call(part: Part, step: StepRecord, *, done: bool) -> Item:
         "arguments": (step.arguments or "{}") if done else "",
         "approval_request_id": request_of(approval) if approval is not None else None,
         "output": step.output if done and went_well else None,
-        "error": _why(step) if done and not went_well else None,
+        "error": _execution_error(step) if done and not went_well else None,
         "status": ("completed" if went_well else "failed") if done else "in_progress",
+    }
+
+
+def function_call(part: Part, step: StepRecord) -> Item:
+    """A call that the client carries out."""
+    given = part.given[step.number]
+    return {
+        "type": "function_call",
+        "id": part.name.item("fc", step.number),
+        "call_id": given.call_id,
+        "name": step.name,
+        "arguments": step.arguments or "{}",
+        "status": "incomplete" if part.is_taken_back(given) else "completed",
     }
 
 
@@ -94,8 +109,8 @@ def resource(part: Part, output: Sequence[Item], *, begun: str | None = None) ->
         "frequency_penalty": 0.0,
         "top_logprobs": 0,
         "text": {"format": {"type": "text"}},
-        "tool_choice": "auto",
-        "tools": [],
+        "tool_choice": _choice(part.functions),
+        "tools": [_tool(function) for function in part.functions.functions],
         "truncation": "disabled",
         "service_tier": "default",
         "usage": _usage(part) if ended else None,
@@ -104,6 +119,21 @@ def resource(part: Part, output: Sequence[Item], *, begun: str | None = None) ->
         "prompt_cache_key": None,
         "metadata": {name: value for name, value in part.run.metadata.items() if name != OURS},
     }
+
+
+def _tool(function: CallerFunction) -> Item:
+    # Strict: a model whose arguments do not fit is told so, and the client never sees such a call.
+    return {"type": "function", **function.model_dump(mode="json"), "strict": True}
+
+
+def _choice(functions: RunFunctions) -> str | Item:
+    match functions.choice:
+        case None:
+            return "auto"
+        case "*":
+            return "required"
+        case name:
+            return {"type": "function", "name": name}
 
 
 def _usage(part: Part) -> Item:
@@ -122,8 +152,9 @@ def _error(part: Part) -> Item:
     return {"code": part.run.reason or "server_error", "message": part.run.message or "The run failed."}
 
 
-def _why(step: StepRecord) -> str:
-    return step.output or step.message or f"Not done: {step.status}."
+def _execution_error(step: StepRecord) -> Item:
+    why = step.output or step.message or f"Not done: {step.status}."
+    return {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": why}]}
 
 
 def _seconds(at: datetime) -> int:

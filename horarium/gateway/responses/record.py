@@ -1,7 +1,8 @@
 """One response as the ledger has it: a part of a run's steps, and what became of it.
 
-A run that waits for approvals ends the response that shows it so far; what happens afterwards is another response of
-the same run. Where one ends is read from the approvals, so every process sees the same parts.
+A run that waits for approvals, or for functions that the client carries out, ends the response that shows it so far;
+what happens afterwards is another response of the same run. Where one ends is read from the approvals and from the
+calls, so every process sees the same parts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from horarium.contract import OPEN_STATUSES
 from horarium.errors import NotFound
 from horarium.gateway.responses.names import ResponseName, no_response
 from horarium.ledger.approvals import ApprovalRecord, Approvals
+from horarium.ledger.functions import FunctionCall, Functions, RunFunctions
 from horarium.ledger.journal import SETTLED, StepRecord
 from horarium.ledger.runs import RunRecord
 from horarium.turns import stored_turn
@@ -57,13 +59,33 @@ class AskedFor(BaseModel):
 
 @dataclass(frozen=True)
 class Part:
-    """The steps that one response shows. `approvals`: those that were asked, without those taken back undecided."""
+    """The steps that one response shows.
+
+    `approvals`: those that were asked, without those taken back undecided. `calls`: all that its client was to carry
+    out. `functions`: those that it said it could.
+    """
 
     name: ResponseName
     run: RunRecord
     steps: Sequence[StepRecord]
     approvals: Sequence[ApprovalRecord]
     asked_for: AskedFor = field(default_factory=AskedFor)
+    calls: Sequence[FunctionCall] = ()
+    functions: RunFunctions = field(default_factory=RunFunctions)
+
+    @cached_property
+    def given(self) -> dict[int, FunctionCall]:
+        """The calls that the client was to carry out, by their steps."""
+        return {call.step: call for call in self.calls}
+
+    @cached_property
+    def _answered_or_open(self) -> list[FunctionCall]:
+        """Of these, all but those taken back with the run's end."""
+        return [call for call in self.calls if not self.is_taken_back(call)]
+
+    def is_taken_back(self, call: FunctionCall) -> bool:
+        """Whether the run has ended before the client carried it out."""
+        return call.ended == "withdrawn" or (call.waits and self.run.closed_at is not None)
 
     @cached_property
     def turns(self) -> list[int]:
@@ -77,18 +99,24 @@ class Part:
 
     @cached_property
     def ends(self) -> list[int]:
-        """The turns after which the run waited for approvals."""
-        return sorted({self.turn_of(approval.guards) for approval in self.approvals})
+        """The turns after which the run waited for approvals, or for its client."""
+        asked = (*(approval.guards for approval in self.approvals), *(call.step for call in self._answered_or_open))
+        return sorted({self.turn_of(number) for number in asked})
 
     @cached_property
     def upto(self) -> int | None:
-        """The turn after which this part waits for approvals; None: it goes to the end of the run."""
+        """The turn after which this part waits for answers; None: it goes to the end of the run."""
         return next((turn for turn in self.ends if turn > (self.name.after or 0)), None)
 
     @cached_property
     def asks(self) -> list[ApprovalRecord]:
         """The approvals at its end."""
         return [a for a in self.approvals if self.upto is not None and self.turn_of(a.guards) == self.upto]
+
+    @cached_property
+    def wants(self) -> list[FunctionCall]:
+        """The calls at its end that its client carries out."""
+        return [c for c in self._answered_or_open if self.upto is not None and self.turn_of(c.step) == self.upto]
 
     @cached_property
     def guards(self) -> dict[int, str]:
@@ -123,17 +151,17 @@ class Part:
         return {step.number for step in self.steps} | set(self.guards)
 
     @cached_property
-    def waits_for_approval(self) -> bool:
-        """Whether it has come to its end at approvals; everything else that its last turn asked for is done."""
+    def waits_for_answers(self) -> bool:
+        """Whether it has come to its end at approvals or calls of its client's; all else of its last turn is done."""
         if self.upto is None:
             return False
-        others = [step for step in self.shown if step.number > self.upto]
+        others = [step for step in self.shown if step.number > self.upto and step.number not in self.given]
         if not all(self.is_settled(step) for step in others):
             return False
         # A call has no step until somebody has begun it.
         wanted = next((step for step in self.steps if step.number == self.upto), None)
         calls = stored_turn((wanted.output if wanted is not None else None) or "{}").calls
-        known = len(others) + len(self.asks) >= sum(call.problem is None for call in calls)
+        known = len(others) + len(self.asks) + len(self.wants) >= sum(call.problem is None for call in calls)
         return known or self.run.closed_at is not None or any(turn > self.upto for turn in self.turns)
 
     def is_settled(self, step: StepRecord) -> bool:
@@ -143,7 +171,7 @@ class Part:
     @property
     def status(self) -> ResponseStatus:
         """In the words of the protocol."""
-        if self.waits_for_approval:
+        if self.waits_for_answers:
             return "completed"
         match self.run.status:
             case "requires_action":
@@ -156,7 +184,7 @@ class Part:
     @property
     def ended(self) -> bool:
         """Whether nothing of it will change any more."""
-        return self.waits_for_approval or self.run.status not in OPEN_STATUSES
+        return self.waits_for_answers or self.run.status not in OPEN_STATUSES
 
     @property
     def previous(self) -> str | None:
@@ -168,15 +196,20 @@ class Part:
 
     @property
     def created_at(self) -> datetime:
-        """When it was asked for; of a later part, when its approvals were decided."""
-        decided = [a.decided_at for a in self.approvals if self.turn_of(a.guards) == self.name.after and a.decided_at]
-        return max(decided, default=self.run.created_at)
+        """When it was asked for; of a later part, when the one before came to its end.
+
+        Not when it was answered: that reaches the ledger a moment later, and an event is the same whenever it is made.
+        """
+        after = self.name.after
+        asked = [a.requested_at for a in self.approvals if self.turn_of(a.guards) == after]
+        asked += [call.asked_at for call in self.calls if self.turn_of(call.step) == after]
+        return max(asked, default=self.run.created_at)
 
     @property
     def completed_at(self) -> datetime | None:
         """When it came to its end."""
-        if self.waits_for_approval:
-            return max(approval.requested_at for approval in self.asks)
+        if self.waits_for_answers:
+            return max((*(a.requested_at for a in self.asks), *(call.asked_at for call in self.wants)))
         return self.run.closed_at
 
 
@@ -186,13 +219,16 @@ class Reader:
     def __init__(self, client: Client, name: ResponseName) -> None:
         self._client = client
         self._approvals = Approvals(client.require_ledger())
+        self._functions = Functions(client.require_ledger())
         self._name = name
+        self._own: RunFunctions | None = None
         self._steps: dict[int, StepRecord] = {}
         self._settled_upto = 0
 
     async def read(self) -> Part:
         """How it is now."""
-        # In this order: a run that has ended has all its steps, and a question's step comes with its approval.
+        # In this order: a run that has ended has all its steps, a question's step comes with its approval, and a call
+        # that a client carries out is shown before its step is begun.
         run = await self._client.run_record(self._name.run)
         for step in await self._client.run(run.id).steps(after=self._settled_upto):
             self._steps[step.number] = step
@@ -202,7 +238,12 @@ class Reader:
         found = await self._approvals.of_run(run.id) if asked else []
         approvals = [a for a in found if a.kind == "approval" and a.step in asked and a.status != "withdrawn"]
         steps = [self._steps[number] for number in sorted(self._steps)]
-        return Part(self._name, run, steps, approvals, AskedFor.of(run))
+        called = any(step.kind == "tool_call" for step in steps)
+        calls = await self._functions.calls(run.id) if called else []
+        if self._own is None:
+            self._own = await self._functions.of_run(run.id)
+        begun = [call for call in calls if call.step in self._steps]
+        return Part(self._name, run, steps, approvals, AskedFor.of(run), begun, self._own)
 
 
 async def find(client: Client, name: ResponseName, *, tenant: str, agent: str | None = None) -> Part:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from horarium.contract import MAX_FUNCTIONS, CallerFunction
+from horarium.errors import ConfigError
+from horarium.functions import check_functions
 from horarium.gateway.responses.errors import BadParameter
+from horarium.ledger.functions import RunFunctions
 
 # One of the sixteen that a run has is ours (`record.OURS`).
 MOST_METADATA = 15
@@ -48,6 +52,36 @@ class TextParam(Strict):
     verbosity: str | None = Field(default=None, description=_IGNORED)
 
 
+class FunctionTool(Strict):
+    """A function that the client carries out."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = Field(default=None, description="Accepted; arguments always have to fit the parameters.")
+
+
+class NamedFunction(Strict):
+    """One function, by its name."""
+
+    type: Literal["function"]
+    name: str
+
+
+class AllowedTools(Strict):
+    """Only these of the functions."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[NamedFunction] = Field(min_length=1)
+
+
+_CHOICE: TypeAdapter[NamedFunction | AllowedTools] = TypeAdapter(
+    Annotated[NamedFunction | AllowedTools, Field(discriminator="type")]
+)
+
+
 class CreateResponse(BaseModel):
     """A request for a response: a run of an agent."""
 
@@ -59,7 +93,8 @@ class CreateResponse(BaseModel):
 
     model: str | None = Field(default=None, description="The agent's name. Under an agent's own path it is not read.")
     input: str | list[dict[str, Any]] = Field(
-        description="Text; or items: messages with text, items of earlier responses, or `mcp_approval_response`."
+        description="Text; or items: messages with text, items of earlier responses, `mcp_approval_response`, or "
+        "`function_call_output`."
     )
     instructions: str | None = Field(
         default=None, description="Put before the input, with the weight of a user's words; the agent's own stay."
@@ -82,9 +117,15 @@ class CreateResponse(BaseModel):
     max_tool_calls: int | None = Field(default=None, ge=1, description="A limit of the run.")
     text: TextParam | None = None
     tools: list[dict[str, Any]] | None = Field(
-        default=None, description="Empty: an agent has its own tools, and the engine carries them out."
+        default=None,
+        max_length=MAX_FUNCTIONS,
+        description="Functions that you carry out (`type: function`), besides the agent's own tools.",
     )
-    tool_choice: str | dict[str, Any] | None = Field(default=None, description="`auto`.")
+    tool_choice: str | dict[str, Any] | None = Field(
+        default=None,
+        description="`auto`; `none` of your functions; `required`, one function, or `allowed_tools`: for the first "
+        "turn of a run.",
+    )
 
     temperature: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
     top_p: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
@@ -112,20 +153,70 @@ class CreateResponse(BaseModel):
         Raises:
             BadParameter: Names the parameter.
         """
-        if self.tools:
-            raise BadParameter(
-                "tools",
-                "An agent has its own tools, and the engine carries them out. Tools of a request, also functions that "
-                "the caller would carry out, are not supported: give the agent a tool instead.",
-                "unsupported_parameter",
-            )
-        if self.tool_choice not in (None, "auto"):
-            raise BadParameter(
-                "tool_choice", "Only 'auto': an agent chooses by its definition.", "unsupported_parameter"
-            )
+        self.functions()
         if self.previous_response_id is not None and self.conversation is not None:
             raise BadParameter(
                 "previous_response_id", "Either 'previous_response_id' or 'conversation': both say where to go on."
             )
         if self.background and self.store is False:
             raise BadParameter("background", "A response in the background has to be stored to be retrieved.")
+
+    def functions(self) -> RunFunctions:
+        """The functions that the client carries out, and which of them has to be called first.
+
+        Raises:
+            BadParameter: A tool is something else, or one that no run could use; or the choice names none of them.
+        """
+        functions = tuple(_function(tool, f"tools[{place}]") for place, tool in enumerate(self.tools or ()))
+        chosen = _chosen(functions, self.tool_choice)
+        try:
+            check_functions(functions)
+        except ConfigError as error:
+            raise BadParameter("tools", str(error)) from error
+        return chosen
+
+
+def _function(tool: dict[str, Any], where: str) -> CallerFunction:
+    if tool.get("type") != "function":
+        raise BadParameter(
+            f"{where}.type",
+            f"Tools of type {tool.get('type')!r} are not supported, only functions that you carry out: what the "
+            "engine carries out is in the agent's definition.",
+            "unsupported_parameter",
+        )
+    try:
+        read = FunctionTool.model_validate(tool)
+        given: dict[str, Any] = {"name": read.name, "description": read.description or ""}
+        if read.parameters:
+            given["parameters"] = read.parameters
+        return CallerFunction.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise BadParameter(".".join((where, *map(str, problem["loc"]))), problem["msg"]) from error
+
+
+def _chosen(functions: tuple[CallerFunction, ...], choice: str | dict[str, Any] | None) -> RunFunctions:
+    if choice in (None, "auto"):
+        return RunFunctions(functions)
+    if choice == "none":
+        return RunFunctions()
+    if not functions:
+        raise BadParameter(
+            "tool_choice", "It is about your functions, and 'tools' has none: an agent chooses by its definition."
+        )
+    if choice == "required":
+        return RunFunctions(functions, "*")
+    try:
+        read = _CHOICE.validate_python(choice)
+    except ValidationError as error:
+        raise BadParameter(
+            "tool_choice", "One of 'auto', 'none', 'required', a function, or 'allowed_tools'."
+        ) from error
+    named = {read.name} if isinstance(read, NamedFunction) else {tool.name for tool in read.tools}
+    missing = named - {function.name for function in functions}
+    if missing:
+        raise BadParameter("tool_choice", f"There is no function {sorted(missing)[0]!r} in 'tools'.")
+    if isinstance(read, NamedFunction):
+        return RunFunctions(functions, read.name)
+    allowed = tuple(function for function in functions if function.name in named)
+    return RunFunctions(allowed, "*" if read.mode == "required" else None)

@@ -7,20 +7,20 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from horarium.client import Client
 from horarium.errors import Conflict
 from horarium.gateway.context import Admin, Operator, TheClient, Viewer
-from horarium.gateway.responses.errors import BadParameter, OpenAIRoute, errors
-from horarium.gateway.responses.events import told
+from horarium.gateway.responses.errors import BadParameter, errors
 from horarium.gateway.responses.names import ResponseName, read_response
 from horarium.gateway.responses.record import AskedFor, Part, Reader, find
 from horarium.gateway.responses.requests import CreateResponse
 from horarium.gateway.responses.starting import respond
-from horarium.gateway.responses.watching import stream, wait
+from horarium.gateway.responses.waiting import as_shown
+from horarium.gateway.responses.watching import TheStreams, wait
 from horarium.ledger.runs import Runs
 
 CANCELLING = timedelta(seconds=10)  # for what is in flight to say what became of it
@@ -76,12 +76,21 @@ def _bound(request: Request) -> str | None:
     return hosted or named
 
 
+def _named(agent_name: Annotated[str, Path(description="The agent.")]) -> str:
+    return agent_name
+
+
+def declared(path: str) -> list[Any]:
+    """Dependencies that have the document say which parameters a path has."""
+    return [Depends(_named)] if "{agent_name}" in path else []
+
+
 Bound = Annotated[str | None, Depends(_bound)]
 
 
 def responses_router(prefix: str, label: str) -> APIRouter:
     """The routes under a prefix; `label` ends the operation ids, which are unique."""
-    router = APIRouter(prefix=prefix, route_class=OpenAIRoute, tags=["responses"])
+    router = APIRouter(prefix=prefix, tags=["responses"], dependencies=declared(prefix))
 
     @router.post(
         "/responses",
@@ -95,18 +104,21 @@ def responses_router(prefix: str, label: str) -> APIRouter:
         client: TheClient,
         caller: Operator,
         of: Bound,
+        streams: TheStreams,
         idempotency_key: Key = None,
     ) -> Response:
         """Ask an agent, and wait for its answer, stream it, or come back for it.
 
         The response is a run: it goes on whatever becomes of the request.
         """
+        if body.stream:
+            streams.check_room(caller)
         name = await respond(client, caller, body, agent=of, key=idempotency_key)
         if body.stream:
-            return streamed(stream(client, name))
+            return streamed(streams.stream(name, caller))
         gone = request.is_disconnected
         part = await (Reader(client, name).read() if body.background else wait(client, name, gone=gone))
-        return JSONResponse(told(part))
+        return JSONResponse(await as_shown(client, part))
 
     @router.get(
         "/responses/{response_id}",
@@ -119,6 +131,7 @@ def responses_router(prefix: str, label: str) -> APIRouter:
         client: TheClient,
         caller: Viewer,
         of: Bound,
+        streams: TheStreams,
         stream_it: Annotated[bool, Query(alias="stream", description="Its events instead.")] = False,
         starting_after: Annotated[
             int | None, Query(ge=0, description="With `stream`: the number of the last event that is known.")
@@ -129,8 +142,9 @@ def responses_router(prefix: str, label: str) -> APIRouter:
             raise BadParameter("starting_after", "Only with 'stream'.")
         part = await find(client, read_response(response_id), tenant=caller.tenant, agent=of)
         if stream_it:
-            return streamed(stream(client, part.name, after=-1 if starting_after is None else starting_after))
-        return JSONResponse(told(part))
+            streams.check_room(caller)
+            return streamed(streams.stream(part.name, caller, after=-1 if starting_after is None else starting_after))
+        return JSONResponse(await as_shown(client, part))
 
     @router.post(
         "/responses/{response_id}/cancel",
@@ -141,7 +155,7 @@ def responses_router(prefix: str, label: str) -> APIRouter:
     async def cancel(response_id: str, client: TheClient, caller: Operator, of: Bound) -> Response:
         """End its run now; one that has ended stays as it is."""
         part = await find(client, read_response(response_id), tenant=caller.tenant, agent=of)
-        return JSONResponse(told(await cancelled(client, part)))
+        return JSONResponse(await as_shown(client, await cancelled(client, part)))
 
     @router.delete("/responses/{response_id}", operation_id=f"responses_delete{label}", responses=errors(404, 409))
     async def delete(response_id: str, client: TheClient, caller: Admin, of: Bound) -> Deleted:

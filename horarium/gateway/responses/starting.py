@@ -1,20 +1,18 @@
-"""A request becomes a run: which agent, which thread, which limits; or goes on with one that waits for approvals."""
+"""A request becomes a run: which agent, which thread, which limits, which functions of its client's."""
 
 from __future__ import annotations
 
 from horarium.client import Client
-from horarium.contract import Decision, Verdict
 from horarium.definitions import ENDPOINT_PREFIX, Agent, Limits
-from horarium.errors import AgentNotFound, ApprovalNotFound, NotFound, RunExists, ThreadBusy
+from horarium.errors import AgentNotFound, NotFound, RunExists, ThreadBusy
 from horarium.gateway.auth import Caller
 from horarium.gateway.responses.errors import BadParameter
-from horarium.gateway.responses.inputs import ApprovalAnswer, Said, read_input
-from horarium.gateway.responses.names import ResponseName, approval_of, read_response, thread_of
-from horarium.gateway.responses.record import AskedFor, Reader, find
+from horarium.gateway.responses.going_on import go_on
+from horarium.gateway.responses.inputs import Said, read_input
+from horarium.gateway.responses.names import ResponseName, read_response, thread_of
+from horarium.gateway.responses.record import AskedFor, find
 from horarium.gateway.responses.requests import CreateResponse
-from horarium.gateway.roles import NotAllowed, Role
 from horarium.ids import run_id_for_key
-from horarium.ledger.approvals import ApprovalRecord
 from horarium.ledger.runs import Runs
 
 
@@ -35,14 +33,17 @@ async def respond(
     """
     body.check()
     said = read_input(body)
-    if said.answers:
-        return await _decided(client, caller, body, said.answers, agent)
+    if said.answers or said.outputs:
+        return await go_on(client, caller, body, said, agent=agent)
     name = agent or body.model
     if name is None:
         raise BadParameter("model", "Missing required parameter: 'model'.", "missing_required_parameter")
     if name.startswith(ENDPOINT_PREFIX):  # it stands for a toolbox that is served, and has no model to ask
         raise AgentNotFound(f"There is no agent {name!r}.")
     definition = (await client.agent(name)).agent
+    taken = [one.name for one in body.functions().functions if one.name in (*definition.tools, *definition.agents)]
+    if taken:
+        raise BadParameter("tools", f"The agent has a tool {taken[0]!r} of its own: give the function another name.")
     if key is not None:
         known = await _known(client, caller, key, definition, said)
         if known is not None:
@@ -56,6 +57,7 @@ async def respond(
         max_output_tokens=body.max_output_tokens,
         max_tool_calls=body.max_tool_calls,
     )
+    functions = body.functions()
     run = await client.start(
         name,
         said.text,
@@ -65,6 +67,8 @@ async def respond(
         requested_by=caller.name,
         limits=_limits(definition, body),
         metadata={**(body.metadata or {}), **asked_for.as_metadata()},
+        functions=functions.functions,
+        choice=functions.choice,
     )
     return ResponseName(run.id)
 
@@ -97,7 +101,10 @@ async def _thread(client: Client, caller: Caller, body: CreateResponse, agent: s
     except NotFound as error:
         words = f"Previous response with id '{body.previous_response_id}' not found."
         raise BadParameter("previous_response_id", words, "previous_response_not_found") from error
-    if before.run.closed_at is None and before.waits_for_approval:
+    if before.run.closed_at is None and before.waits_for_answers:
+        open_call = next((call for call in before.wants if call.waits), None)
+        if open_call is not None:
+            raise BadParameter("input", f"No tool output found for function call {open_call.call_id}.")
         words = "That response waits for approvals: answer them with items of type 'mcp_approval_response'."
         raise BadParameter("input", words, "approval_response_missing")
     return (await client.thread_after(before.run.id, before.run.thread_id, tenant=caller.tenant)).id
@@ -111,40 +118,3 @@ def _limits(agent: Agent, body: CreateResponse) -> Limits | None:
         return None
     own = agent.limits
     return own.model_copy(update={name: min(value, getattr(own, name) or value) for name, value in given.items()})
-
-
-# ---- approvals
-
-
-async def _decided(
-    client: Client, caller: Caller, body: CreateResponse, answers: tuple[ApprovalAnswer, ...], agent: str | None
-) -> ResponseName:
-    if caller.role < Role.APPROVER:
-        raise NotAllowed("To answer approval requests needs the role approver.", hint="Use a key with role:approver.")
-    asked = [await _asked(client, caller, answer, agent) for answer in answers]
-    run = asked[0].run_id
-    if any(approval.run_id != run for approval in asked):
-        raise BadParameter("input", "These approval requests are of more than one response.")
-    if body.previous_response_id is not None and read_response(body.previous_response_id).run != run:
-        raise BadParameter("previous_response_id", "These approval requests are not of that response.")
-    part = await Reader(client, ResponseName(run)).read()
-    turns = {part.turn_of(approval.guards) for approval in asked}
-    if len(turns) > 1:
-        raise BadParameter("input", "These approval requests are of more than one response.")
-    for approval, answer in zip(asked, answers, strict=True):
-        verdict: Verdict = "approve" if answer.approve else "reject"
-        decision = Decision(
-            approval=approval.id, digest=approval.digest, by=caller.name, verdict=verdict, comment=answer.reason
-        )
-        await client.decide(run, decision)
-    return ResponseName(run, turns.pop())
-
-
-async def _asked(client: Client, caller: Caller, answer: ApprovalAnswer, agent: str | None) -> ApprovalRecord:
-    try:
-        approval = await client.approval(approval_of(answer.request), tenant=caller.tenant)
-    except ApprovalNotFound:
-        approval = None
-    if approval is None or approval.kind != "approval" or agent not in (None, approval.agent):
-        raise ApprovalNotFound(f"There is no approval request '{answer.request}'.")
-    return approval

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import DBAPIError
 
 from horarium.contract import Status
 from horarium.errors import RunNotFound
+from horarium.gateway.auth import Caller
 from horarium.gateway.context import TheClient, Viewer
 from horarium.gateway.story import Story, Told
 from horarium.gateway.v1.answers import errors
@@ -26,7 +27,7 @@ from horarium.gateway.v1.fields import Answer, Time
 from horarium.gateway.v1.paging import BadCursor
 from horarium.gateway.v1.run_views import StepView, WaitingView, questions_in_words, run_view, step_view
 from horarium.gateway.v1.runs import RunId
-from horarium.gateway.watching import News, Watches
+from horarium.gateway.watching import News, TheWatches, Watches
 from horarium.ids import step_id
 
 log = structlog.get_logger()
@@ -95,8 +96,8 @@ class TextEvent(Answer):
 )
 async def events(
     run: RunId,
-    request: Request,
     client: TheClient,
+    watches: TheWatches,
     caller: Viewer,
     last_event_id: Annotated[str | None, Header(max_length=20_000, description="Go on after this event.")] = None,
     after: Annotated[str | None, Query(max_length=20_000, description="As `Last-Event-ID`, which wins.")] = None,
@@ -106,18 +107,16 @@ async def events(
     story = _story(last_event_id or after)
     if story.ended:
         return Response(status_code=204)
-    watches = _watches(request)
-    who = caller.key or caller.tenant
-    watches.check_room(who)
+    watches.check_room(caller)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
-    return StreamingResponse(_stream(watches, run, story, who), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_stream(watches, run, story, caller), media_type="text/event-stream", headers=headers)
 
 
-async def _stream(watches: Watches, run: str, story: Story, who: str) -> AsyncIterator[str]:
+async def _stream(watches: Watches, run: str, story: Story, caller: Caller) -> AsyncIterator[str]:
     deadline = asyncio.get_running_loop().time() + LONGEST
     yield "retry: 1000\n\n"
     try:
-        async with aclosing(watches.watch(run, story, who, SILENCE)) as watching:
+        async with aclosing(watches.watch(run, story, caller, SILENCE)) as watching:
             async for news in watching:
                 yield ": still here\n\n" if news is None else _event(news)
                 if asyncio.get_running_loop().time() > deadline:
@@ -156,12 +155,3 @@ def _story(place: str | None) -> Story:
     if story is None:
         raise BadCursor("That is no event of ours.", hint="Begin without one.")
     return story
-
-
-def _watches(request: Request) -> Watches:
-    """One for the process, made when it is first needed."""
-    state: Any = request.app.state
-    if not hasattr(state, "watches"):
-        state.watches = Watches(state.client.require_ledger(), lambda: bool(state.calls.leaving))
-    watches: Watches = state.watches
-    return watches

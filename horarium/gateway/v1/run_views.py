@@ -16,6 +16,7 @@ from horarium.gateway.results import in_words
 from horarium.gateway.v1.fields import Answer, Time
 from horarium.ids import step_id
 from horarium.ledger.approvals import ApprovalRecord
+from horarium.ledger.functions import FunctionCall, Functions
 from horarium.ledger.journal import StepRecord
 from horarium.ledger.runs import RunRecord
 from horarium.turns import stored_turn
@@ -88,8 +89,12 @@ class RunView(Answer):
 class WaitingView(Answer):
     """What a run waits for."""
 
-    kind: str = Field(description="approval, unknown_outcome, held_step, or as the run itself says it.")
-    id: str | None = Field(default=None, description="Of the question in the inbox: see `/v1/approvals/{id}`.")
+    kind: str = Field(description="approval, unknown_outcome, held_step, function_call, or as the run itself says it.")
+    id: str | None = Field(
+        default=None,
+        description="Of the question in the inbox: see `/v1/approvals/{id}`; of a `function_call`: for "
+        "`/v1/runs/{run}/tool-outputs`.",
+    )
     run: str = Field(description="Whose question it is: this run's, or that of a sub-agent.")
     tool: str | None = None
     expires_at: Time | None = None
@@ -199,8 +204,9 @@ async def waiting_for(client: Client, record: RunRecord) -> list[WaitingView]:
             found += questions_in_words(
                 await client.approvals(run=run.id, tenant=record.tenant, limit=MOST_WAITING - len(found))
             )
+            found += calls_in_words(await Functions(client.require_ledger()).calls(run.id))
             if len(found) >= MOST_WAITING:
-                return found
+                return found[:MOST_WAITING]
             below += await client.runs(status=("requires_action",), tenant=record.tenant, parent=run.id, limit=50)
         level = below
     if found:
@@ -223,6 +229,22 @@ def questions_in_words(questions: Iterable[ApprovalRecord]) -> list[WaitingView]
             kind=one.kind, id=one.id, run=one.run_id, tool=one.tool, expires_at=one.expires_at, text=in_words(one)
         )
         for one in questions
+    ]
+
+
+def calls_in_words(calls: Iterable[FunctionCall]) -> list[WaitingView]:
+    """Calls that whoever started a run carries out, as what it waits for; they are no questions of the inbox."""
+    return [
+        WaitingView(
+            kind="function_call",
+            id=call.call_id,
+            run=call.run_id,
+            tool=call.tool,
+            expires_at=call.expires_at,
+            text=f"Whoever started it carries out {call.tool} and submits the output of call {call.call_id}.",
+        )
+        for call in calls
+        if call.waits
     ]
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import ConfigDict, Field, model_validator
 
 from horarium.client import Run
-from horarium.contract import MAX_MESSAGE_CHARS, ResolutionState, ResolutionVerdict, Status, Text
+from horarium.contract import (
+    MAX_FUNCTIONS,
+    MAX_MESSAGE_CHARS,
+    CallerFunction,
+    ResolutionState,
+    ResolutionVerdict,
+    Status,
+    Text,
+)
 from horarium.definitions import Limits
 from horarium.errors import ConfigError, NotFound
 from horarium.gateway.context import Approver, Operator, TheClient, Viewer
@@ -31,6 +39,7 @@ from horarium.ledger.journal import Journal
 from horarium.memories import FeedbackVerdict
 
 MAX_INPUT_CHARS = 500_000
+MAX_TOOL_OUTPUT_CHARS = 4_000_000
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 RunId = Annotated[str, Path(pattern=RUN_ID.pattern, description="Of a run.")]
@@ -54,6 +63,21 @@ class CallBody(Request):
 
     tool: Text = Field(min_length=1, max_length=64, description="One of the agent's.")
     arguments: dict[str, Any] = Field(default={}, description="They have to fit the tool's schema; the run says.")
+
+
+class FunctionBody(Request):
+    """A tool that you carry out: when the model calls it, the run waits for `POST /v1/runs/{run}/tool-outputs`."""
+
+    type: Literal["function"] = "function"
+    name: Text = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z_][a-zA-Z0-9_\-]{0,63}$")
+    description: Text | None = Field(default=None, max_length=20_000, description="What the model is told of it.")
+    parameters: dict[str, Any] | None = Field(default=None, description="JSON Schema of the arguments, an object.")
+    strict: bool | None = Field(default=None, description="Accepted; arguments always have to fit the parameters.")
+
+    def as_function(self) -> CallerFunction:
+        """As the engine has it."""
+        given = {"parameters": self.parameters} if self.parameters else {}
+        return CallerFunction(name=self.name, description=self.description or "", **given)
 
 
 class StartRun(Request):
@@ -80,12 +104,41 @@ class StartRun(Request):
     version: int | None = Field(default=None, ge=1, le=1_000_000, description="Of the agent. Null: the newest.")
     limits: Limits | None = Field(default=None, description="Instead of the agent's own.")
     metadata: Metadata = Field(default={})
+    functions: list[FunctionBody] = Field(
+        default=[], max_length=MAX_FUNCTIONS, description="Tools that you carry out, besides the agent's own."
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
-        if self.call is not None and (self.input, self.thread, self.limits) != (None, None, None):
-            raise ValueError("`call` has no input, thread or limits besides it")
+        if self.call is not None and (self.input, self.thread, self.limits, self.functions) != (None, None, None, []):
+            raise ValueError("`call` has no input, thread, limits or functions besides it")
         return self
+
+
+class ToolOutputsBody(Request):
+    """What came of calls that the run has you carry out."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"outputs": {"call_01JD8M5Q0V7X3T2N9B6C4H1KZE_3": '{"celsius": -4}'}}]},
+    )
+
+    outputs: dict[Annotated[Text, Field(max_length=300)], Annotated[Text, Field(max_length=MAX_TOOL_OUTPUT_CHARS)]] = (
+        Field(
+            min_length=1,
+            max_length=MAX_FUNCTIONS,
+            description="By the id of the call, as `waiting_for` has it. Calls that are left out go on waiting.",
+        )
+    )
+
+
+class OutputsTaken(Answer):
+    """The outputs are the calls' own now."""
+
+    run: str
+    taken: list[str] = Field(description="Ids of the calls.")
+    repeated: list[str] = Field(description="Those of them that had this very output before.")
 
 
 class ResumeRun(Request):
@@ -170,7 +223,10 @@ async def start(body: StartRun, response: Response, client: TheClient, caller: O
     elif body.input is None and body.thread is None:
         raise ConfigError("Nothing is asked.", hint="Give `input`, `call`, or a `thread` that ends with a question.")
     else:
-        run = await client.start(body.agent, body.input, thread=body.thread, limits=body.limits, **common)
+        functions = [function.as_function() for function in body.functions]
+        run = await client.start(
+            body.agent, body.input, thread=body.thread, limits=body.limits, functions=functions, **common
+        )
     return await _started(run, response)
 
 
@@ -273,6 +329,17 @@ async def message(run: RunId, body: MessageBody, client: TheClient, caller: Oper
     await client.run_record(run, tenant=caller.tenant)
     await client.run(run).message(body.text, by=caller.name)
     return Accepted(run=run)
+
+
+@router.post("/{run}/tool-outputs", operation_id="runs_tool_outputs", status_code=202, responses=errors(404, 409, 413))
+async def tool_outputs(run: RunId, body: ToolOutputsBody, client: TheClient, caller: Operator) -> OutputsTaken:
+    """Give a run what came of calls that it has you carry out: all of these, or none.
+
+    The first output of a call stands; the same once more changes nothing.
+    """
+    await client.run_record(run, tenant=caller.tenant)
+    submitted = await client.run(run).submit_tool_outputs(body.outputs, by=caller.name)
+    return OutputsTaken(run=run, taken=list(submitted.taken), repeated=list(submitted.repeated))
 
 
 @router.post("/{run}/resolve", operation_id="runs_resolve", responses=errors(404, 409, 413))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import openresponses_types.types as schema
-from openai.types.responses import ResponseStreamEvent
+from openai.types.responses import ResponseOutputItem, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 OFFICIAL: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+ITEMS: TypeAdapter[Any] = TypeAdapter(list[ResponseOutputItem])
 EVENTS: dict[str, type[BaseModel]] = {
     "response.created": schema.ResponseCreatedStreamingEvent,
     "response.queued": schema.ResponseQueuedStreamingEvent,
@@ -27,6 +28,7 @@ EVENTS: dict[str, type[BaseModel]] = {
 
 def check_response(response: dict[str, Any]) -> None:
     """Fail unless a response is one. The public schema has no items of MCP; the official client's types have."""
+    ITEMS.validate_python(response["output"])
     own = [item for item in response["output"] if not item["type"].startswith("mcp_")]
     schema.ResponseResource.model_validate({**response, "output": own})
 

@@ -13,6 +13,7 @@ from horarium.ledger.agents import Agents
 from tests.gateway.responses.conftest import Desk
 from tests.gateway.responses.schema import check_event, check_response
 from tests.gateway.responses.test_streams import events_of
+from tests.support.cast import Cast, approve, hands, until_asked
 from tests.support.engine import asks, call, says
 
 
@@ -63,7 +64,9 @@ async def test_a_rejection_and_its_reason_reach_the_model(desk: Desk, world: Any
     done = await client.responses.create(model="clerk", input=[answer(asked.output[-1], False, reason="Too much.")])
 
     assert done.output[0].type == "mcp_call"
-    assert "Too much." in str(done.output[0].error)
+    assert done.output[0].error.type == "mcp_tool_execution_error"  # type: ignore[union-attr]
+    assert "Too much." in str(done.output[0].error.content)  # type: ignore[union-attr]
+    check_response(done.to_dict())
     assert done.output_text == "Then not."
     assert "Too much." in desk.engine.model.heard()[-1][1]
     assert world.effects == []
@@ -166,3 +169,22 @@ async def test_what_is_said_after_an_approval_goes_on_with_the_conversation(desk
 
     assert after.output_text == "Thirty."
     assert [text for _, text in desk.engine.model.heard()[-4:]] == ["", "paid 30", "Paid.", "How much?"]
+
+
+async def test_a_sub_agents_question_is_told_with_where_it_is_answered(desk: Desk) -> None:
+    client, cast = await desk.client("operator"), Cast(desk.engine)
+    await cast.agent("payer", asks(call("pay", "p1", amount=7)), says("Paid 7."), tools=["pay"])
+    await cast.agent("chief", asks(hands("payer", "Pay 7.")), says("All done."), agents=["payer"])
+
+    waits = await client.responses.create(model="chief", input="Go.")
+    (asked,) = await until_asked(desk.engine)
+    await approve(desk.engine, asked)
+    done = await desk.until(client, waits.id, "completed")
+
+    check_response(waits.to_dict())
+    note: Any = waits.output[-1]
+    assert (waits.status, note.phase) == ("in_progress", "commentary")
+    assert asked.id in note.content[0].text
+    assert asked.run_id in note.content[0].text
+    assert [item.type for item in done.output] == ["mcp_call", "message"]
+    assert done.output_text == "All done."

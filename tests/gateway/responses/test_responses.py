@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from typing import Any
 
 import openai
 import pydantic
@@ -142,13 +144,19 @@ async def test_a_conversation_is_made_gone_on_with_looked_at_and_deleted(desk: D
     )
     first = await client.responses.create(model="clerk", input="Greet me.", conversation=conversation.id)
     await client.responses.create(model="clerk", input="Who am I?", conversation={"id": conversation.id})
+    more: Any = [{"type": "message", "role": "user", "content": "Thank you."}]
+    added = await client.conversations.items.create(conversation.id, items=more)
     items = [item async for item in client.conversations.items.list(conversation.id, order="asc", limit=2)]
+    last = await client.conversations.items.retrieve(added.last_id, conversation_id=conversation.id)
+    with pytest.raises(openai.NotFoundError):
+        await client.conversations.items.retrieve("msg_none", conversation_id=conversation.id)
     gone = await client.conversations.delete(conversation.id)
 
     assert first.conversation is not None
     assert first.conversation.id == conversation.id
     said = [item.content[0].text for item in items]  # type: ignore[union-attr, index]
-    assert said == ["I am Ana.", "Greet me.", "Hello, Ana.", "Who am I?", "Ana."]
+    assert said == ["I am Ana.", "Greet me.", "Hello, Ana.", "Who am I?", "Ana.", "Thank you."]
+    assert last.to_dict() == items[-1].to_dict() == added.data[0].to_dict()
     assert gone.deleted
     with pytest.raises(openai.NotFoundError):
         await client.conversations.retrieve(conversation.id)
@@ -240,6 +248,21 @@ async def test_an_agent_is_asked_at_its_own_path_without_a_model(desk: Desk) -> 
     assert (await client.responses.retrieve(response.id)).output_text == "Done."
     with pytest.raises(openai.NotFoundError):
         await other.responses.retrieve(response.id)
+
+
+async def test_the_document_declares_the_parameters_of_every_path(desk: Desk) -> None:
+    http = await desk.http()
+
+    document = (await http.get("/v1/openapi.json")).json()
+
+    undeclared = [
+        f"{method} {path}"
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if set(re.findall(r"{(\w+)", path))
+        != {each["name"] for each in operation.get("parameters", ()) if each["in"] == "path"}
+    ]
+    assert undeclared == []
 
 
 async def test_the_models_are_the_agents(desk: Desk) -> None:
