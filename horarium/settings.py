@@ -10,12 +10,12 @@ import re
 import tomllib
 from datetime import timedelta
 from decimal import Decimal
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from horarium.definition import Duration, a_name
@@ -49,6 +49,11 @@ class TemporalSettings(Section):
     profile: str | None = Field(
         default=None, description="A profile of Temporal's own temporal.toml, instead of all above."
     )
+    ui: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/]+(/\S*)?$",
+        description="URL of Temporal's own web UI, for links to it. None: that of the embedded server, if it has one.",
+    )
 
 
 class LedgerSettings(Section):
@@ -60,6 +65,18 @@ class LedgerSettings(Section):
         "or `sqlite:///file`. None: a file in the state directory.",
     )
     blobs: str | None = Field(default=None, description="An fsspec URL. None: a folder in the state directory.")
+
+
+def _a_gateway(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("a gateway's address has no password, query or fragment; the key is in gateway_key")
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
+        raise ValueError(
+            "a gateway is reached over https, or over http on this machine's own loopback: the key travels"
+        )
+    return url
 
 
 class ToolsSettings(Section):
@@ -74,6 +91,23 @@ class ToolsSettings(Section):
         default=timedelta(seconds=10),
         gt=timedelta(0),
         description="A call that no tool worker takes for so long is shown as waiting, and told of.",
+    )
+    gateway: Annotated[str, AfterValidator(_a_gateway)] | None = Field(
+        default=None,
+        description="Where a tool worker without a ledger reaches the gateway, like https://horarium.example.com. "
+        "None: it has the ledger.",
+    )
+    gateway_key: SecretReference = Field(
+        default="${HORARIUM_GATEWAY_KEY}", description="An API key for `tools:<name>`, by reference."
+    )
+    max_output_bytes: int = Field(
+        default=64 << 20, ge=1, description="Of one output that the gateway takes from a tool worker."
+    )
+    function_expires_after: Duration | None = Field(
+        default=timedelta(hours=24),
+        gt=timedelta(0),
+        description="A call that whoever started the run carries out: after so long without an output the model is "
+        "told that there is none. None: it waits for ever.",
     )
 
 
@@ -206,6 +240,103 @@ def _named_once(hooks: tuple[Hook, ...]) -> tuple[Hook, ...]:
     return hooks
 
 
+RoleName = Literal["viewer", "operator", "approver", "admin"]
+
+
+def _an_issuer(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("an issuer is an address without a password, a query or a fragment")
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
+        raise ValueError("an issuer is reached over https, or over http on this machine's own loopback")
+    return url
+
+
+class OidcSettings(Section):
+    """`[gateway.oidc]`: people and programs of an OpenID Connect issuer, such as Microsoft Entra ID."""
+
+    issuer: Annotated[str, AfterValidator(_an_issuer)] = Field(
+        description="As its metadata says it, like `https://login.microsoftonline.com/<tenant id>/v2.0`. With "
+        "`organizations` for the tenant id, those in `tenants` are let in."
+    )
+    audience: Annotated[tuple[str, ...], Field(min_length=1, max_length=10)] = Field(
+        description="What access tokens for this gateway have as `aud`: with Entra the application's id, or its URI."
+    )
+    client_id: str | None = Field(default=None, description="For signing in to the console. None: by API key only.")
+    client_secret: SecretReference | None = Field(default=None, description="None: a public client, with PKCE alone.")
+    tenants: dict[str, Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        default={},
+        description="The issuer's tenants (`tid`) that are let in, and which tenant each is here. Empty: all that the "
+        "issuer signs for, as `default`.",
+    )
+    accept_v1: bool = Field(
+        default=False, description="Entra's older access tokens too, whose issuer is `https://sts.windows.net/<tid>/`."
+    )
+    algorithms: Annotated[tuple[Literal["RS256", "ES256"], ...], Field(min_length=1)] = ("RS256",)
+    name_claims: Annotated[tuple[str, ...], Field(min_length=1, max_length=10)] = Field(
+        default=("preferred_username", "email", "oid", "sub"),
+        description="A person's name is the first of these that is there; it is the one that approvers are named by.",
+    )
+    roles_claim: str = Field(default="roles", description="With Entra `roles`, or `groups`.")
+    roles: dict[str, RoleName] = Field(
+        default={}, description="What a value of that claim lets one do. Empty: the roles' own names do."
+    )
+    role_prefix: str = Field(default="", description="Before the roles' own names, like `Horarium.`.")
+    ca_file: Path | None = Field(default=None, description="Certificates of a private authority.")
+
+    @model_validator(mode="after")
+    def _names_tenants(self) -> Self:
+        if not self.tenants and {"organizations", "common"} & set(urlsplit(self.issuer).path.split("/")):
+            raise ValueError("this issuer signs for the whole world; say in `tenants` who is let in")
+        return self
+
+
+def _a_rate(text: str) -> str:
+    if not re.match(r"^[1-9][0-9]{0,8}/(second|minute|hour)$", text):
+        raise ValueError("is no rate; write it like 1000/second, 20/minute or 5/hour")
+    return text
+
+
+def _a_storage(url: str) -> str:
+    if REFERENCE.match(url):
+        return url
+    parts = urlsplit(url)
+    if parts.scheme not in ("async+redis", "async+rediss") or not parts.hostname:
+        raise ValueError("is no storage; write it like async+redis://host:6379")
+    if parts.password:
+        raise ValueError("a password is not written here; name the variable of the whole, like ${REDIS_URL}")
+    return url
+
+
+Rate = Annotated[str, AfterValidator(_a_rate)]
+
+
+class LimitSettings(Section):
+    """`[gateway.limits]`: how much one caller may ask for. Beyond it he is told when to come back."""
+
+    per_key: Rate = Field(default="1000/second", description="Requests with one API key, or of one person.")
+    per_tenant: Rate = "2000/second"
+    per_address: Rate = Field(
+        default="120000/minute", description="Requests from one address, counted before the key is looked at."
+    )
+    failure_weight: int = Field(
+        default=50, ge=1, le=100_000, description="As how many requests of its address a wrong key or token counts."
+    )
+    sign_ins: Rate = Field(default="20/minute", description="Attempts to sign in to the console, from one address.")
+    storage: Annotated[str, AfterValidator(_a_storage)] | None = Field(
+        default=None,
+        description="Where several gateways count together, like `async+redis://host:6379`, or the whole as ${NAME}. "
+        "None: each counts by itself.",
+    )
+
+
+def _networks(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        ip_network(name)
+    return names
+
+
 class GatewaySettings(Section):
     """`[gateway]`: what others reach over HTTP."""
 
@@ -222,6 +353,18 @@ class GatewaySettings(Section):
     )
     max_body_bytes: int = Field(default=1_000_000, ge=1_000, description="Of one request.")
     hooks: Annotated[tuple[Hook, ...], Field(max_length=100), AfterValidator(_named_once)] = ()
+    oidc: OidcSettings | None = Field(default=None, description="None: API keys only.")
+    limits: LimitSettings = LimitSettings()
+    proxies: Annotated[tuple[str, ...], AfterValidator(_networks)] = Field(
+        default=(),
+        description="Addresses or networks of proxies whose `X-Forwarded-For` is believed, like `10.0.0.0/8`.",
+    )
+    session_lasts: Duration = Field(
+        default=timedelta(hours=12),
+        gt=timedelta(0),
+        le=timedelta(hours=12),
+        description="Then a person signs in to the console again.",
+    )
     max_sessions: int = Field(default=1_000, ge=1, description="MCP sessions at once.")
     call_patience: Duration = Field(
         default=timedelta(seconds=50),

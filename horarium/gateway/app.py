@@ -9,22 +9,29 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from horarium.client import Client
-from horarium.gateway import hosted, openapi, problems
+from horarium.gateway import answering, hosted, openapi
 from horarium.gateway.auth import Gate, anybody
 from horarium.gateway.bodies import Bodies
+from horarium.gateway.console import install as console
 from horarium.gateway.invocations import invocations_router
 from horarium.gateway.mcp import mcp_endpoints
+from horarium.gateway.oidc import oidc_of
+from horarium.gateway.ratelimits import RateLimits
 from horarium.gateway.responses import conversations, models
 from horarium.gateway.responses.routes import responses_router
+from horarium.gateway.sessions import Sessions
 from horarium.gateway.v1 import (
     agents,
     approvals,
     audit,
+    differences,
     events,
+    evidence,
     keys,
     memories,
     routines,
     runs,
+    steps,
     threads,
     toolboxes,
     webhooks,
@@ -32,6 +39,7 @@ from horarium.gateway.v1 import (
 )
 from horarium.ledger.api_keys import ApiKeys
 from horarium.ledger.toolworkers import own_version
+from horarium.link_secret import link_secret
 from horarium.previews import Previewer
 from horarium.settings import Settings
 
@@ -66,6 +74,9 @@ def gateway_app(
         async with mcp.manager.run():
             yield
 
+    sessions = Sessions(link_secret(settings), settings.gateway.session_lasts, port=port) if agent is None else None
+    limits = RateLimits(settings.gateway.limits, settings.gateway.proxies)
+    oidc = oidc_of(settings)
     gate = Middleware(
         Gate,
         keys=ApiKeys(client.require_ledger()),
@@ -73,6 +84,9 @@ def gateway_app(
         hosts=settings.gateway.hosts,
         origins=settings.gateway.origins,
         anybody=anybody(require_proof=settings.approvals.require_proof) if anonymous else None,
+        limits=limits,
+        sessions=sessions,
+        oidc=oidc,
     )
     below = "/v1/" if agent is None else "/"
     bodies = Middleware(Bodies, most_bytes=settings.gateway.max_body_bytes, below=below)
@@ -86,9 +100,9 @@ def gateway_app(
         redoc_url=None,
         routes=mcp.routes,
     )
-    app.state.preview = preview
+    app.state.preview, app.state.limits, app.state.oidc, app.state.served = preview, limits, oidc, served
     app.state.client, app.state.settings, app.state.calls = client, settings, mcp.calls
-    problems.install(app)
+    answering.install(app)
     openapi.install(app)
     if agent is not None:
         hosted.install(app, client, agent)
@@ -98,8 +112,11 @@ def gateway_app(
     app.include_router(invocations_router("/v1/agents/{agent_name}/invocations", ""))
     app.include_router(conversations.router)
     app.include_router(models.router)
-    for noun in (runs, events, threads, approvals):
+    app.include_router(steps.router)
+    for noun in (runs, events, threads, approvals, evidence, differences):
         app.include_router(noun.router)
     for noun in (agents, routines, toolboxes, memories, workspaces, audit, keys, webhooks):
         app.include_router(noun.router)
+    if sessions is not None:
+        console.install(app, sessions, port=port)
     return app

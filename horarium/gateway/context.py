@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -28,21 +28,23 @@ def _caller(request: Request) -> Caller:
     return caller
 
 
-def needs(role: Role) -> Callable[[Request], Caller]:
-    """A dependency: the caller, who has at least this role.
+@dataclass(frozen=True, slots=True)
+class needs:  # noqa: N801  a verb, as the dependency that it is
+    """A dependency: the caller, who has at least this role. The OpenAPI document reads it from the route.
 
     Raises:
         NotAllowed: He has not.
     """
 
-    def checked(request: Request) -> Caller:
+    role: Role
+
+    def __call__(self, request: Request) -> Caller:
+        """Check one request."""
         caller = _caller(request)
-        if caller.role < role:
-            name = role.name.lower()
+        if caller.role < self.role:
+            name = self.role.name.lower()
             raise NotAllowed(f"This needs the role {name}.", hint=f"Use an API key with the scope role:{name}.")
         return caller
-
-    return checked
 
 
 TheClient = Annotated[Client, Depends(_client)]

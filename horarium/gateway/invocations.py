@@ -20,6 +20,7 @@ from horarium.errors import AgentNotFound, HorariumError, ThreadBusy
 from horarium.gateway.context import Operator, TheClient
 from horarium.gateway.problems import problem
 from horarium.gateway.responses.names import ResponseName
+from horarium.gateway.responses.routes import declared
 from horarium.gateway.responses.watching import wait
 from horarium.gateway.v1.answers import errors
 from horarium.ids import thread_id_for_session
@@ -58,7 +59,7 @@ def _bound(request: Request) -> str:
 
 def invocations_router(path: str, label: str) -> APIRouter:
     """The one route, at a path; `label` ends its operation id."""
-    router = APIRouter(tags=["invocations"])
+    router = APIRouter(tags=["invocations"], dependencies=declared(path))
 
     @router.post(
         path,

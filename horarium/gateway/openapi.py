@@ -1,20 +1,37 @@
-"""The OpenAPI document of the gateway: what FastAPI finds in the routes, and what holds for all of them."""
+"""The OpenAPI document of the gateway: what FastAPI finds in the routes, and what holds for all of them.
+
+Not in it: `/v1/steps`, by which this package's own tool workers speak with it; the MCP endpoints, whose protocol
+describes itself; the pages of the console; and the document.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
 
+from horarium.gateway.answering import speaks_openai
+from horarium.gateway.context import needs
 from horarium.gateway.problems import Problem
+from horarium.gateway.responses.errors import errors as errors_of_openai
+from horarium.gateway.roles import Role
 from horarium.gateway.v1.answers import errors
 
 ABOUT = """Agent runs and routines that survive crashes, and people's word before every step with a side effect.
 
 Errors are `application/problem+json`; branch on `code`. Lists come in pages: give `next` as `cursor`. Times are
-RFC 3339, UTC. Where a call starts something, `Idempotency-Key` makes it safe to repeat."""
+RFC 3339, UTC. Where a call starts something, `Idempotency-Key` makes it safe to repeat.
+
+`x-horarium-role` is the smallest role that may make a call: viewer, operator, approver, admin, each with all that the
+one before it may; nobody: something else than a key says who calls. Below `/v1/responses`, `/v1/conversations` and
+`/v1/models` errors are as OpenAI's clients read them."""
 TAGS = {
+    "responses": "OpenAI's Responses protocol: an agent is a model, a run a response, a thread a conversation.",
+    "invocations": "JSON to an agent, and JSON back.",
     "runs": "One execution of an agent.",
     "threads": "Conversations that outlive runs.",
     "approvals": "Questions to people, and their decisions.",
@@ -27,7 +44,8 @@ TAGS = {
     "keys": "API keys.",
     "hooks": "Deliveries of other services.",
 }
-TOO_LARGE = errors(413)[413]
+ROLE = "x-horarium-role"
+_AGAIN = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
 
 def install(app: FastAPI) -> None:
@@ -51,14 +69,52 @@ def _document(app: FastAPI) -> dict[str, Any]:
         "key": {
             "type": "http",
             "scheme": "bearer",
-            "description": "An API key, `hk_…`, with a scope like `role:operator`.",
+            "description": "An API key, `hk_…`, with a scope like `role:operator`, or a token of the OpenID issuer.",
         }
     }
     found["security"] = [{"key": []}]
-    for path in found["paths"].values():
-        for method, operation in path.items():
-            if method not in ("get", "head"):  # whether it wants a body or not, a body may be too large
-                operation["responses"].setdefault("413", TOO_LARGE)
+    roles = _roles(app)
+    for path, methods in found["paths"].items():
+        for method, operation in methods.items():
+            operation[ROLE] = roles[operation["operationId"]].name.lower()
+            _errors_of_all(path, method, operation["responses"])
+    for unused in ("HTTPValidationError", "ValidationError"):
+        parts["schemas"].pop(unused, None)
     used = {tag for path in found["paths"].values() for operation in path.values() for tag in operation.get("tags", ())}
     found["tags"] = [{"name": name, "description": TAGS.get(name, "")} for name in sorted(used)]
     return found
+
+
+def _errors_of_all(path: str, method: str, answers: dict[str, Any]) -> None:
+    """Add what is answered before a route is reached, in the shape of the address."""
+    before = (429,) if method in ("get", "head") else (413, 429)  # wanted or not, a body may be too large
+    if speaks_openai(path):
+        answers.pop("422", None)  # FastAPI's word for what is a 400 in this protocol
+        shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+        said = {
+            status: {"description": answer["description"], "content": shape}
+            for status, answer in errors_of_openai(*before).items()
+        }
+    else:
+        said = errors(*before)
+    for status in before:
+        answers.setdefault(str(status), said[status])
+    for name in {"429", "503"} & set(answers):
+        answers[name] = {**answers[name], "headers": _AGAIN}
+
+
+def _roles(app: FastAPI) -> dict[str, Role]:
+    """The role that each operation needs, as its route has it checked."""
+    found: dict[str, Role] = {}
+    for route in iter_route_contexts(app.routes):
+        dependant = getattr(route, "dependant", None)
+        if isinstance(dependant, Dependant) and (operation := getattr(route, "operation_id", None)) is not None:
+            found[operation] = max(_needed(dependant), default=Role.NOBODY)
+    return found
+
+
+def _needed(dependant: Dependant) -> Iterator[Role]:
+    if isinstance(dependant.call, needs):
+        yield dependant.call.role
+    for inner in dependant.dependencies:
+        yield from _needed(inner)

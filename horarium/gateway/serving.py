@@ -76,7 +76,8 @@ async def serving(
     anonymous = settings.gateway.anonymous and is_loopback(host)
     for name in toolboxes or ():
         await Toolboxes(ledger).default(name)
-    if not anonymous and not keyless and not await ApiKeys(ledger).any_counts():
+    nobody = not anonymous and settings.gateway.oidc is None
+    if nobody and not keyless and not await ApiKeys(ledger).any_counts():
         raise ConfigError(
             f"Nobody could call: on {host} every call needs an API key, and there is none.",
             hint="Create one: horarium api-keys create --name NAME --toolbox NAME",

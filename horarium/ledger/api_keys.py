@@ -80,6 +80,11 @@ class ApiKeys:
             await self._used(found.id, now)
         return found
 
+    async def counts(self, identity: str) -> ApiKey | None:
+        """The record of a key by its id, while it counts: for who has shown the key itself before."""
+        found = await self._find(identity)
+        return found if found is not None and found.unusable(datetime.now(UTC)) is None else None
+
     async def all(self, *, tenant: str | None = None) -> list[ApiKey]:
         """Every key, the newest first; those that count no more too."""
         query = select(api_keys).order_by(api_keys.c.created_at.desc(), api_keys.c.id)
