@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cron, search, storm
+from bench import cron, load, search, storm
 from bench.parts import PARTS, Effort
 from bench.report import Report, Row, table
 from bench.rig import running_rig
@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         return cron.main(given[1:])
     if given[:1] == ["search"]:
         return search.main(given[1:])
+    if given[:1] == ["load"]:
+        return load.main(given[1:])
     if given[:1] == ["storm"]:
         return storm.main(given[1:])
     parser = argparse.ArgumentParser(
@@ -37,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="parts:\n"
         + "\n".join(f"  {name:8}{_first_line(part)}" for name, part in PARTS.items())
         + "\n\nalso:\n  python -m bench cron    Cron lines against a real server: are there mismatches?"
+        + "\n  python -m bench load    200 watchers and 100 starts a second over HTTP: how late, is anything lost?"
         + "\n  python -m bench search  Tool search: is the right tool among the five shown?"
         + "\n  python -m bench storm   A thousand routines at the same second: how late, how many at once?",
         formatter_class=argparse.RawDescriptionHelpFormatter,

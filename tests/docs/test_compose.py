@@ -81,6 +81,22 @@ def test_the_workers_environment_is_what_its_settings_understand(
     assert settings.blobs_url.startswith("file:///var/lib/horarium/")
 
 
+def test_the_gateways_environment_is_the_workers_and_the_key_that_it_signs_with(
+    compose: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    worker, gateway = (compose["services"][name]["environment"] for name in ("worker", "gateway"))
+    monkeypatch.setenv("HORARIUM_APPROVALS__SIGNING_KEY", gateway["HORARIUM_APPROVALS__SIGNING_KEY"].replace("$$", "$"))
+    monkeypatch.setenv("HORARIUM_GATEWAY__HOSTS", '["horarium.example.com"]')
+
+    settings = Settings.load(tmp_path)
+
+    assert worker.items() <= gateway.items()
+    assert settings.approvals.signing_key == "${APPROVER_KEY}"
+    assert "APPROVER_KEY" in gateway
+    assert "HORARIUM_LINK_SECRET" in gateway
+    assert settings.gateway.hosts == ("horarium.example.com",)
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[str]:
     """A server that knows none of our search attributes."""
