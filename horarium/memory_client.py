@@ -70,13 +70,15 @@ class MemoryClient(ABC):
         user: str | None = None,
         status: Sequence[MemoryStatus] = (),
         run: str | None = None,
+        text: str | None = None,
         tenant: str | None = None,
         before: tuple[datetime, str] | None = None,
         limit: int = 100,
     ) -> list[Memory]:
         """Memories, the newest first; with `status`, those with such a version; with `run`, those that it taught.
 
-        `before`: when the last of the page before was made, and its id.
+        `text`: part of its subject, or of what a version says. `before`: when the last of the page before was made,
+        and its id.
         """
         return await Memories(self.require_ledger()).list(
             tenant=tenant,
@@ -85,6 +87,7 @@ class MemoryClient(ABC):
             owner=plain(user) if user is not None else None,
             status=status,
             run=run,
+            text=text,
             before=before,
             limit=limit,
         )

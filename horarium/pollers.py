@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client as TemporalClient
 
 from horarium.contract import ENGINE_QUEUE
+from horarium.stack import is_alive
 
 
 async def polling(temporal: TemporalClient, queue: str) -> frozenset[str]:
@@ -22,3 +25,9 @@ async def polling(temporal: TemporalClient, queue: str) -> frozenset[str]:
         DescribeTaskQueueRequest(namespace=temporal.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind)
     )
     return frozenset(poller.identity for poller in described.pollers)
+
+
+def may_live(identity: str) -> bool:
+    """Whether one of these may still be there: those of this host can be looked for."""
+    pid, _, host = identity.partition("@")
+    return host != socket.gethostname() or not pid.isdecimal() or is_alive(int(pid))

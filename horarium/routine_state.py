@@ -66,6 +66,11 @@ class RoutineState(MutableMapping[str, Any]):
             raise ToolError(f"A key of the state is text, not {type(key).__name__}.")
 
     @property
+    def writable(self) -> bool:
+        """Whether the run is of a routine."""
+        return self._writable
+
+    @property
     def changed(self) -> bool:
         """Whether there is anything to write down."""
         return bool(self._changes)

@@ -10,7 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,6 +35,7 @@ from horarium.ledger.toolworkers import ToolWorker, ToolWorkers, differing, othe
 from horarium.proof import KeyRing
 from horarium.secrets import redact
 from horarium.settings import Settings, WorkerSettings
+from horarium.stepping import LedgerSteps
 from horarium.toolhost import ToolHost
 from horarium.tools import Tool, ToolSpec
 from horarium.workspaces.host import WorkspaceHost
@@ -55,6 +56,7 @@ LOOK_FOR_THEMSELVES = (
     tick_protocol.SEND_ALERT,
 )
 SEEN_EVERY = timedelta(seconds=10)
+AWAY = (OSError, SQLAlchemyError, HorariumError)  # the ledger, or the gateway before it
 GROUP = re.compile(r"^[A-Za-z0-9_\-.]{1,63}$")
 HEARTBEAT_THROTTLE = timedelta(milliseconds=300)
 
@@ -69,7 +71,8 @@ async def serve_tools(
     """Serve tools from this process, until `stop` is set or SIGTERM or SIGINT comes.
 
     The tools are announced in the ledger, so agents can name them at once; `horarium doctor` shows who serves what.
-    What is in flight is finished within the grace time, else handed back.
+    What is in flight is finished within the grace time, else handed back. Where the settings name a gateway, the
+    ledger is behind it, and what a worker says and is told goes through it.
 
     Args:
         tools: Made by `@tool`.
@@ -80,19 +83,22 @@ async def serve_tools(
     Raises:
         ConfigError: The name, or two tools of one name.
         ToolTaken: A worker of another name serves one of the tools.
-        Unreachable: Temporal or the ledger does not answer.
+        Unreachable: Temporal, the ledger or the gateway does not answer.
+        GatewayRefuses: The gateway does not accept the key, or not any more.
     """
     settings = settings or Settings.load()
     stop = stop or _stop_on_signals()
     served = _each_once(tools)
     queue = _queue_named(name)
+    if settings.tools.gateway is not None:
+        await _serve_through_gateway(served, name, settings, stop)
+        return
     temporal = await connect(settings)
     ledger = await Ledger.open(settings)
     keys, required = KeyRing.of(settings).public_only(), settings.approvals.require_proof
     workspaces = WorkspaceHost(ledger, settings)
-    host = ToolHost(
-        ledger, served, threads=settings.worker.max_steps, keys=keys, require_proof=required, workspaces=workspaces
-    )
+    steps = LedgerSteps(ledger, keys, require_proof=required)
+    host = ToolHost(steps, served, threads=settings.worker.max_steps, workspaces=workspaces)
     try:
         worker = make_worker(temporal, queue, settings.worker, [host.call_tool])
         async with present(ledger, [tool.spec for tool in served], queue), worker:
@@ -103,6 +109,46 @@ async def serve_tools(
         host.close()
         await workspaces.close()
         await ledger.close()
+
+
+async def _serve_through_gateway(served: list[Tool], name: str, settings: Settings, stop: asyncio.Event) -> None:
+    from horarium.remote_journal import Gateway, RemoteSteps, RemoteWorkers, refuse_workspaces  # brings an HTTP client
+
+    refuse_workspaces(served)
+    queue = _queue_named(name)
+    temporal = await connect(settings)
+    gateway = Gateway.of(settings)
+    host = ToolHost(RemoteSteps(gateway, name), served, threads=settings.worker.max_steps)
+    try:
+        worker = make_worker(temporal, queue, settings.worker, [host.call_tool])
+        async with _announced(RemoteWorkers(gateway, name), [tool.spec for tool in served], queue, SEEN_EVERY), worker:
+            log.info("worker.started", pid=os.getpid(), queue=queue, tools=len(served), gateway=gateway.url)
+            stopping = asyncio.create_task(stop.wait())
+            either: set[asyncio.Future[Any]] = {stopping, gateway.refused}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+        log.info("worker.stopped", queue=queue)
+        if gateway.refused.done():
+            raise gateway.refused.result()
+    finally:
+        host.close()
+        await gateway.close()
+
+
+class Presence(Protocol):
+    """Where workers say that they live: the ledger's `ToolWorkers`, or a gateway's."""
+
+    async def arrive(self, worker: ToolWorker, specs: Sequence[ToolSpec]) -> list[ToolWorker]:
+        """Announce a worker and its tools. Returns others that live."""
+        ...
+
+    async def seen(self, worker: ToolWorker, now: datetime) -> None:
+        """Note that a worker lives."""
+        ...
+
+    async def left(self, worker: ToolWorker, now: datetime) -> None:
+        """Note that a worker ended by itself."""
+        ...
 
 
 @asynccontextmanager
@@ -116,7 +162,14 @@ async def present(
     Raises:
         ToolTaken: A worker of another queue serves one of the tools.
     """
-    workers = ToolWorkers(ledger)
+    async with _announced(ToolWorkers(ledger), specs, queue, every) as worker:
+        yield worker
+
+
+@asynccontextmanager
+async def _announced(
+    workers: Presence, specs: Sequence[ToolSpec], queue: str, every: timedelta
+) -> AsyncIterator[ToolWorker]:
     worker = ToolWorker.this_process(specs, queue)
     others = await workers.arrive(worker, specs)
     for name, places in differing(worker, others).items():
@@ -136,16 +189,16 @@ async def present(
         yield worker
     finally:
         beat.cancel()
-        with contextlib.suppress(OSError, SQLAlchemyError):  # then it is stale in a minute
+        with contextlib.suppress(*AWAY):  # then it is stale in a minute
             await workers.left(worker, datetime.now(UTC))
 
 
-async def _say_it_lives(workers: ToolWorkers, worker: ToolWorker, every: timedelta) -> None:
+async def _say_it_lives(workers: Presence, worker: ToolWorker, every: timedelta) -> None:
     while True:
         await asyncio.sleep(every.total_seconds())
         try:
             await workers.seen(worker, datetime.now(UTC))
-        except (OSError, SQLAlchemyError) as error:
+        except AWAY as error:
             log.warning("worker.unseen", worker=worker.id, error=redact(str(error).splitlines()[0]))
 
 

@@ -21,25 +21,13 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from horarium.content import canonical, clean_text, shorten
-from horarium.errors import (
-    HorariumError,
-    NotApproved,
-    OutcomeUnknown,
-    ProofInvalid,
-    StepCrashes,
-    ToolError,
-    ToolNotReached,
-    WorkspaceError,
-)
-from horarium.ledger.database import Ledger
-from horarium.ledger.journal import ApprovalRecorded, Held, Journal, StepClaim, StepRecord, output_digest
-from horarium.ledger.ticks import Ticks
+from horarium.content import clean_text, shorten
+from horarium.errors import ToolError, ToolNotReached, WorkspaceError
+from horarium.ledger.journal import Held
 from horarium.performing import FindPerformer, Performer
-from horarium.proof import KeyRing
 from horarium.protocol import CALL_TOOL, NOTE_CHARS, ToolOutcome, ToolStep
-from horarium.release import Checks, Release
 from horarium.routine_state import RoutineState
+from horarium.stepping import Asked, Begun, CallSteps, Steps
 from horarium.tools import Effect, NotPerformed, Performed, Tool, ToolContext, ToolSpec, no_workspace
 from horarium.workspaces.host import CallFiles, WorkspaceHost
 
@@ -157,26 +145,21 @@ class ToolHost:
 
     def __init__(
         self,
-        ledger: Ledger,
+        steps: Steps,
         tools: Iterable[Tool],
         *,
         threads: int = 64,
-        keys: KeyRing,
-        require_proof: bool,
         elsewhere: FindPerformer | None = None,
         workspaces: WorkspaceHost | None = None,
     ) -> None:
-        """`keys`: they tell what is recorded as proven, also where no proof is required.
+        """`elsewhere` finds who performs what was pinned for a run and is no function of this process.
 
-        `elsewhere` finds who performs what was pinned for a run and is no function of this process. Without
-        `workspaces` a tool has no files.
+        Without `workspaces` a tool has no files.
         """
         self.tools = {tool.name: tool for tool in tools}
         self.elsewhere = elsewhere
         self.workspaces = workspaces
-        self.journal = Journal(ledger)
-        self.ticks = Ticks(ledger)
-        self.checks = Checks(ledger, keys, require_proof=require_proof)
+        self.steps = steps
         self.threads = ToolThreads(threads)
         self._attempts: dict[str, _Attempt] = {}
 
@@ -192,11 +175,6 @@ class ToolHost:
                 return found
         tool = self.tools.get(name)
         return FunctionPerformer(tool, self.threads) if tool is not None else None
-
-    async def state_of(self, run: str) -> RoutineState:
-        """The state that a tool in this run may read and write."""
-        tick = await self.ticks.of_run(run)
-        return RoutineState(tick.state or {} if tick is not None else None)
 
     @activity.defn(name=CALL_TOOL)
     async def call_tool(self, step: ToolStep) -> ToolOutcome:
@@ -233,11 +211,12 @@ class _Attempt:
         self._step = step
         self._call = step.call
         self._host = host
-        self._journal = host.journal
-        self._performer: Performer | None = None
+        self._info = activity.info()
         self._stopped = threading.Event()
         self._leaving = False
-        self._release = Release(host.checks, step, activity.info().workflow_id or "")
+        self._tool: Performer
+        self._spec: ToolSpec
+        self._steps: CallSteps
         self.task = asyncio.create_task(self.outcome())
 
     async def stop(self, *, leaving: bool) -> ToolOutcome:
@@ -250,107 +229,62 @@ class _Attempt:
     async def outcome(self) -> ToolOutcome:
         step, call = self._step, self._call
         with structlog.contextvars.bound_contextvars(run=step.run, step=step.number, tool=call.tool):
-            self._performer = await self._host.performer(step.run, call.tool)
-            if self._performer is None:
+            performer = await self._host.performer(step.run, call.tool)
+            if performer is None:
                 raise ApplicationError(
                     f"This worker does not serve the tool {call.tool!r}.",
                     type="tool_unavailable",
                     next_retry_delay=MOST_RETRY,
                 )
-            arguments = await self._release.arguments()
-            claim = StepClaim(
-                run_id=step.run,
-                number=step.number,
-                kind="tool_call",
-                name=call.tool,
-                effect=self._spec.effect,
-                untrusted=self._spec.untrusted,
-                key=call.key,
-                call_id=call.id,
-                input_digest=call.digest,
-                arguments=canonical(arguments),
-                permit=step.permit,
-                note=self._release.note(arguments),
-            )
-            return await self._claimed(claim, arguments)
+            self._tool, self._spec = performer, performer.spec
+            self._steps = self._host.steps.of(self._asked())
+            try:
+                begun = await self._steps.begin()
+            except ToolNotReached as error:
+                delay = max(FIRST_RETRY, error.retry_after or FIRST_RETRY)
+                words = shorten(str(error), NOTE_CHARS)
+                raise ApplicationError(words, type=error.code, next_retry_delay=delay) from None
+            if begun.outcome is not None:
+                return begun.outcome
+            if begun.held is None:
+                return await self._unknown(begun, begun.unclear)
+            return await self._perform(begun, begun.held)
 
-    @property
-    def _tool(self) -> Performer:
-        if self._performer is None:
-            raise HorariumError(f"Nobody here performs {self._call.tool!r}.")
-        return self._performer
+    def _asked(self) -> Asked:
+        tool, info = self._host.tools.get(self._call.tool), self._info
+        return Asked(
+            self._step,
+            self._spec,
+            workflow=info.workflow_id or "",
+            execution=info.workflow_run_id or "",
+            activity=info.activity_id,
+            wants_state=tool is not None and tool.context_parameter is not None,
+        )
 
-    @property
-    def _spec(self) -> ToolSpec:
-        return self._tool.spec
-
-    async def _claimed(self, claim: StepClaim, arguments: dict[str, Any]) -> ToolOutcome:
-        try:
-            held = await self._claim(claim, arguments)
-        except ProofInvalid as error:
-            log.warning("tool.not_released", why=str(error))
-            return ToolOutcome(status="refused", code=error.code, message=shorten(str(error), NOTE_CHARS))
-        except OutcomeUnknown as error:
-            return await self._unknown(claim, arguments, str(error))
-        except (StepCrashes, NotApproved) as error:
-            log.error("tool.not_performed", code=error.code, why=str(error))
-            if isinstance(error, NotApproved):
-                await self._release.refused(error)
-                if not self._release.is_the_runs_own:  # the step waits for its own run, as it was
-                    return ToolOutcome(status="refused", code=error.code, message=shorten(str(error), NOTE_CHARS))
-            return outcome_of(
-                await self._journal.settle_unclaimed(claim, "failed", str(error), code=error.code, message=str(error))
-            )
-        if isinstance(held, StepRecord):
-            return outcome_of(held)
-        return await self._perform(held, arguments)
-
-    async def _claim(self, claim: StepClaim, arguments: dict[str, Any]) -> Held | StepRecord:
-        step, call = self._step, self._call
-        approval = await self._release.approval(self._spec, arguments)
-        if not call.key.startswith(f"horarium/{step.run}/"):
-            before = await self._journal.earlier(call.key, step.run)
-            if before is not None and step.permit == 0:
-                return await self._resumed(claim, before, approval)
-        return await self._journal.claim(claim, approval=approval)
-
-    async def _resumed(
-        self, claim: StepClaim, before: StepRecord, approval: ApprovalRecorded | None
-    ) -> Held | StepRecord:
-        """A resumed run meets a call that the run before had begun: what that one knows counts here."""
-        if before.status in ("completed", "skipped", "rejected"):
-            return await self._journal.adopt(claim, before)
-        if before.status in ("claimed", "unknown") and claim.effect is Effect.EXTERNAL:
-            await self._journal.claim(claim, approval=approval)
-            raise OutcomeUnknown(f"Run {before.run_id} ended without saying whether {claim.name!r} was done.")
-        return await self._journal.claim(claim, approval=approval)
-
-    async def _perform(self, held: Held, arguments: dict[str, Any]) -> ToolOutcome:
+    async def _perform(self, begun: Begun, held: Held) -> ToolOutcome:
         log.debug("tool.started", attempt=held.attempt)
         with contextlib.closing(self._files()) as files:
-            return await self._performed(held, arguments, files)
+            return await self._performed(begun, held, files)
 
-    async def _performed(self, held: Held, arguments: dict[str, Any], files: CallFiles) -> ToolOutcome:
+    async def _performed(self, begun: Begun, held: Held, files: CallFiles) -> ToolOutcome:
         try:
-            state = await self._state()
-            result = await self._result(arguments, self._context(held.attempt, state, files), files)
+            result = await self._result(begun.arguments, self._context(held.attempt, begun.state, files), files)
         except ToolError as error:
             said = clean_text(str(error))[0]
-            record = await self._journal.settle(
+            return await self._steps.settle(
                 held, "failed", f"Error: {said}", code=error.code, message=shorten(said, NOTE_CHARS)
             )
-            return outcome_of(record)
         except ToolNotReached as error:
             return await self._try_again(held, clean_text(str(error))[0], not_before=error.retry_after)
         except asyncio.CancelledError:
-            return await self._interrupted(held, arguments)
+            return await self._interrupted(begun, held)
         except Exception as error:
             words = f"no answer within {self._spec.timeout}" if isinstance(error, TimeoutError) else _words(error)
-            return await self._failed(held, arguments, words)
+            return await self._failed(begun, held, words)
         log.debug("tool.finished")
-        return await _to_the_end(self._kept(held, result, state, files))
+        return await _to_the_end(self._kept(held, result, begun.state, files))
 
-    async def _result(self, arguments: dict[str, Any], context: ToolContext, files: CallFiles) -> Any:
+    async def _result(self, arguments: Mapping[str, Any], context: ToolContext, files: CallFiles) -> Any:
         """Perform it. A name that leads out of the workspace is the model's to mend, as long as nothing happened."""
         try:
             result = await self._tool.perform(arguments, context)
@@ -375,93 +309,81 @@ class _Attempt:
             log.warning("workspace.not_kept", why=str(error))
             if self._spec.effect is not Effect.EXTERNAL:
                 said = f"{error} Nothing of what this call changed in the workspace was kept."
-                record = await self._journal.settle(
+                return await self._steps.settle(
                     held, "failed", f"Error: {said}", code=ToolError.code, message=shorten(said, NOTE_CHARS)
                 )
-                return outcome_of(record)
             change = files.refused(error)
-        record = await self._journal.settle(held, "completed", result, state=state, change=change)
+        outcome = await self._steps.settle(held, "completed", result, state=state, change=change)
         await files.settled(change)
-        return outcome_of(record)
+        return outcome
 
     def _files(self) -> CallFiles:
         thread = self._step.thread
         return CallFiles(self._host.workspaces if thread else None, thread, self._step.run)
 
-    async def _state(self) -> RoutineState:
-        tool = self._host.tools.get(self._call.tool)
-        uses = tool is not None and tool.context_parameter is not None
-        return await self._host.state_of(self._step.run) if uses else RoutineState()
-
-    async def _failed(self, held: Held, arguments: dict[str, Any], words: str) -> ToolOutcome:
+    async def _failed(self, begun: Begun, held: Held, words: str) -> ToolOutcome:
         """An unexpected exception. What it means depends on what the tool may do to the world."""
         log.warning("tool.failed", attempt=held.attempt, error=words)
         if self._spec.effect is Effect.EXTERNAL:
-            return await self._unknown(held.claim, arguments, f"{self._spec.name!r} broke: {words}", failed=held)
+            return await self._unknown(begun, f"{self._spec.name!r} broke: {words}", failed=held)
         return await self._try_again(held, words)
 
     async def _try_again(self, held: Held, words: str, not_before: timedelta | None = None) -> ToolOutcome:
         if held.failures + 1 >= self._spec.attempts:
             message = f"{words} (after {held.failures + 1} attempts)" if held.failures else words
-            record = await self._journal.settle(
+            return await self._steps.settle(
                 held, "failed", f"Error: {message}", code="tool_failed", message=shorten(message, NOTE_CHARS)
             )
-            return outcome_of(record)
-        failures = await self._journal.attempt_failed(held, shorten(words, NOTE_CHARS))
+        failures = await self._steps.attempt_failed(held, shorten(words, NOTE_CHARS))
         delay = min(max(FIRST_RETRY * 2 ** (failures - 1), not_before or FIRST_RETRY), MOST_RETRY)
         raise ApplicationError(shorten(words, NOTE_CHARS), type="tool_failed", next_retry_delay=delay) from None
 
-    async def _unknown(
-        self, claim: StepClaim, arguments: dict[str, Any], why: str, failed: Held | None = None
-    ) -> ToolOutcome:
+    async def _unknown(self, begun: Begun, why: str, failed: Held | None = None) -> ToolOutcome:
         """Ask the tool's probe whether the call happened; when nobody knows, say so."""
-        answer = await self._probe(arguments)
+        answer = await self._probe(begun.arguments)
         match answer:
             case Performed(result):
-                held = failed or await self._journal.take_over(claim)
+                held = failed or await self._steps.take_over()
                 log.info("tool.verified", happened=True)
-                return outcome_of(await self._journal.settle(held, "completed", result, message="Verified afterwards."))
+                return await self._steps.settle(held, "completed", result, message="Verified afterwards.")
             case NotPerformed():
                 log.info("tool.verified", happened=False)
                 if failed is not None:
                     return await self._try_again(failed, why)
-                return await self._perform(await self._journal.take_over(claim), arguments)
+                return await self._perform(begun, await self._steps.take_over())
             case _:
                 log.warning("tool.outcome_unknown", why=why)
-                return outcome_of(await self._journal.mark_unknown(claim, shorten(why, NOTE_CHARS)))
+                return await self._steps.mark_unknown(shorten(why, NOTE_CHARS))
 
-    async def _probe(self, arguments: dict[str, Any]) -> Performed | NotPerformed | None:
+    async def _probe(self, arguments: Mapping[str, Any]) -> Performed | NotPerformed | None:
         try:
             return await self._tool.verify(arguments, self._context(0))
         except Exception as error:
             log.warning("tool.verify_failed", error=_words(error))
             return None
 
-    async def _interrupted(self, held: Held, arguments: dict[str, Any]) -> ToolOutcome:
+    async def _interrupted(self, begun: Begun, held: Held) -> ToolOutcome:
         """The run was cancelled, or the worker shuts down, with the tool in flight."""
         leaving = self._leaving
         if self._spec.effect is Effect.READ:
             if leaving:
-                await self._journal.hand_back(held)
+                await self._steps.hand_back(held)
                 raise asyncio.CancelledError
-            return outcome_of(
-                await self._journal.settle(held, "cancelled", "Not done: the run was cancelled.", code="cancelled")
-            )
+            return await self._not_done(held)
         if leaving:
             if self._spec.effect is Effect.IDEMPOTENT:
-                await self._journal.hand_back(held)
+                await self._steps.hand_back(held)
             raise asyncio.CancelledError  # an external one stays claimed: the next attempt verifies, or asks
-        match await self._probe(arguments):
+        match await self._probe(begun.arguments):
             case Performed(result):
-                return outcome_of(await self._journal.settle(held, "completed", result, message="Verified afterwards."))
+                return await self._steps.settle(held, "completed", result, message="Verified afterwards.")
             case NotPerformed():
-                return outcome_of(
-                    await self._journal.settle(held, "cancelled", "Not done: the run was cancelled.", code="cancelled")
-                )
+                return await self._not_done(held)
             case _:
-                return outcome_of(
-                    await self._journal.mark_unknown(held.claim, "The run was cancelled while it was being done.")
-                )
+                return await self._steps.mark_unknown("The run was cancelled while it was being done.")
+
+    async def _not_done(self, held: Held) -> ToolOutcome:
+        return await self._steps.settle(held, "cancelled", "Not done: the run was cancelled.", code="cancelled")
 
     def _context(self, attempt: int, state: RoutineState | None = None, files: CallFiles | None = None) -> ToolContext:
         step = self._step
@@ -485,20 +407,6 @@ async def _to_the_end(work: Coroutine[Any, Any, ToolOutcome]) -> ToolOutcome:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         return await task
-
-
-def outcome_of(record: StepRecord) -> ToolOutcome:
-    """What the workflow is told of a settled (or unknown) tool step."""
-    status = record.status
-    if status not in ("completed", "failed", "unknown", "cancelled", "rejected", "skipped"):
-        raise HorariumError(f"Step {record.run_id}/{record.number:04d} is {status}, not settled.")
-    return ToolOutcome(
-        status=status,
-        digest=output_digest(record),
-        code=record.code,
-        message=shorten(record.message, NOTE_CHARS) if record.message else None,
-        told=record.code == ToolError.code,
-    )
 
 
 def _words(error: BaseException) -> str:

@@ -38,6 +38,15 @@ def exact_json(arguments: str) -> str:
     return visible(shown)
 
 
+def editable_json(arguments: str) -> str:
+    """Arguments (JSON text) for a person to change: indented; what a reader would not see is a JSON escape."""
+    try:
+        text = json.dumps(json.loads(arguments), indent=2, ensure_ascii=False)
+    except ValueError:
+        return arguments
+    return "".join(json.dumps(char)[1:-1] if _is_hidden(char) else char for char in text)
+
+
 def _is_hidden(char: str) -> bool:
     if " " <= char <= "~" or char == "\n":
         return False

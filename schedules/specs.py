@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import chain, repeat
 
 from temporalio.client import (
     Schedule,
@@ -36,7 +37,7 @@ from schedules.translation import translate
 
 SHORTEST_CATCH_UP = timedelta(seconds=10)  # the server takes no less
 FIRST_YEAR, LAST_YEAR = 2000, 2100  # of the server's calendars
-_AT_A_TIME = 100  # fires, of what may be a great many
+_AT_FIRST, _AT_A_TIME = (2, 16), 100  # fires, of what may be a great many
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -116,11 +117,12 @@ def fires(routine: Routine, trigger: Trigger, start: datetime, end: datetime) ->
     match trigger:
         case CronTrigger():
             line, after = line_of(routine, trigger), start - timedelta(seconds=1)
-            while some := line.fires(after, _AT_A_TIME):
+            for count in chain(_AT_FIRST, repeat(_AT_A_TIME)):  # croniter is slow: most windows hold few fires
+                some = line.fires(after, count)
                 yield from (at for at in some if start <= at <= end)
-                after = some[-1]
-                if after >= end:
+                if len(some) < count or some[-1] >= end:
                     return
+                after = some[-1]
         case EveryTrigger(every=every, offset=offset):
             at = start + (_EPOCH + offset - start) % every
             while at <= end:

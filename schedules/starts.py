@@ -16,17 +16,17 @@ from temporalio.service import RPCError
 
 from horarium import contract
 from horarium.client import TASK_TIMEOUT
-from horarium.contract import RoutineOrder, TickRequest, TickStatus
+from horarium.contract import RoutineOrder, TickRequest
 from horarium.errors import ConfigError, Conflict, Unreachable
 from horarium.ids import RUN_ID
 from horarium.ledger.database import Ledger
 from horarium.ledger.schema import ticks
+from horarium.ledger.ticks import DID_NOT_RUN
 from horarium.routines import Routine, tick_id
 from schedules import specs
 from schedules.drift import AT_ONCE, away
 
 MOST_BACKFILLED = 1_000
-DID_NOT_RUN: tuple[TickStatus, ...] = ("missed", "skipped")  # and so can be made up for
 OPENS_WITHIN = timedelta(seconds=30)  # a tick, where there is a worker
 LOOKS = (0.01, 0.2)  # seconds between two looks whether it has: at first, and at most
 A_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")

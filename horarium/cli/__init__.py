@@ -14,6 +14,7 @@ from horarium.cli import (
     cron,
     deploy,
     doctor,
+    evidence_files,
     gateway,
     init,
     keys,
@@ -67,6 +68,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(evidence_files.app, name="evidence")
 app.add_typer(routines.app, name="routine")
 app.add_typer(toolbox.app, name="toolbox")
 app.add_typer(tools.app, name="tools")

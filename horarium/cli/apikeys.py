@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -34,6 +34,16 @@ def create(
         list[str] | None,
         typer.Option("--toolbox", metavar="NAME", help="A toolbox it may use, or '*'; give it again for more."),
     ] = None,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tools", metavar="NAME", help="A group of tool workers it may serve without the ledger, or '*'."
+        ),
+    ] = None,
+    role: Annotated[
+        Literal["viewer", "operator", "approver", "admin"] | None,
+        typer.Option(help="What it may do in REST and the console; each role has all that the one before it has."),
+    ] = None,
     scopes: Annotated[
         list[str] | None, typer.Option("--scope", metavar="SCOPE", help="The same in long: toolbox:payments.")
     ] = None,
@@ -52,9 +62,16 @@ def create(
     \b
     Examples:
       horarium api-keys create --name desktop-ana --toolbox payments
+      horarium api-keys create --name maria --role approver
+      horarium api-keys create --name builder --tools builder
       KEY=$(horarium api-keys create --name ci --toolbox '*' --lasts 90d)
     """
-    wanted = (*(f"toolbox:{name}" for name in toolboxes or ()), *(scopes or ()))
+    wanted = (
+        *(f"toolbox:{name}" for name in toolboxes or ()),
+        *(f"tools:{name}" for name in tools or ()),
+        *((f"role:{role}",) if role is not None else ()),
+        *(scopes or ()),
+    )
     expires_at = _from_now(lasts) if lasts is not None else None
 
     async def work() -> int:

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -33,12 +32,12 @@ from horarium.engine import use_engine
 from horarium.errors import ConfigError, HorariumError
 from horarium.ledger.database import Ledger
 from horarium.logs import hide_secrets
-from horarium.pollers import polling
+from horarium.pollers import may_live, polling
 from horarium.project import check_plans, check_toolboxes, check_tools, clashing_imports, load_agents, load_tools
 from horarium.proof import KeyRing
 from horarium.secrets import REFERENCE, redact
 from horarium.settings import Settings
-from horarium.stack import answers_http, is_alive, read_stack
+from horarium.stack import answers_http, read_stack
 from horarium.tools import ToolSpec
 
 State = Literal["ok", "warn", "fail"]
@@ -230,7 +229,7 @@ def _disk(settings: Settings) -> Finding:
 async def _server(settings: Settings) -> Finding:
     try:
         temporal = await connect(settings)
-        workers = [identity for identity in await polling(temporal, ENGINE_QUEUE) if _may_live(identity)]
+        workers = [identity for identity in await polling(temporal, ENGINE_QUEUE) if may_live(identity)]
     except HorariumError as error:
         return Finding("server", "fail", error.message, error.hint or "")
     except RPCError as error:
@@ -255,12 +254,6 @@ async def _gateway(settings: Settings) -> list[Finding]:
         return [Finding("gateway", "ok", stack.gateway)]
     log = settings.state / "logs" / "gateway.log"
     return [Finding("gateway", "fail", f"{stack.gateway} does not answer", f"See {log}")]
-
-
-def _may_live(identity: str) -> bool:
-    """The server remembers who asked for work for some minutes; those of this host can be looked for."""
-    pid, _, host = identity.partition("@")
-    return host != socket.gethostname() or not pid.isdecimal() or is_alive(int(pid))
 
 
 async def _ledger(settings: Settings) -> AsyncIterator[Finding]:

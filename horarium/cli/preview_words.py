@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from rich.text import Text
 
+from horarium import previews
 from horarium.cli import routine_words, talk, times, words
 from horarium.cli.routine_words import length
 from horarium.cli.rows import Row, print_rows
@@ -89,38 +90,9 @@ def outage_words(clock: Clock, away: Outage) -> str:
 
 def what_happens(clock: Clock, tick: Reckoned) -> str:
     """What becomes of a fire, and why."""
-    other = clock.near(tick.other, tick.due)
-    match tick.fate:
-        case "missed":
-            late = length((tick.opens_at or tick.at) - tick.at)
-            return f"missed: {late} late, and `catch_up` is {length(clock.routine.catch_up)}"
-        case "skipped" if tick.because == "waits_already":
-            return f"skipped: the tick of {other} waits already"
-        case "skipped" if tick.because == "too_many":
-            return "skipped: too many ticks wait already"
-        case "skipped":
-            when = f", at {clock.near(tick.opens_at, tick.due)}" if tick.opens_at != tick.at else ""
-            return f"skipped{when}: the tick of {other} is not done"
-        case "cancelled":
-            return f"does not begin: the tick of {other} takes its place"
-        case "runs":
-            return _runs(clock, tick, other)
+    from schedules.previews import previewed
 
-
-def _runs(clock: Clock, tick: Reckoned, other: str) -> str:
-    begins, end = tick.begins_at or tick.at, clock.near(tick.ends_at, tick.due)
-    said, since = "runs", ""
-    if begins != tick.at:
-        since = f" {clock.near(begins, tick.due)}"
-        said = f"runs late by {length(begins - tick.at)}," if begins == tick.opens_at else "waits, runs"
-    match tick.ending:
-        case "done":
-            said += f"{since} to {end}" if since else f", until {end}"
-        case "timeout":
-            said += f"{since}, fails at {end}: `timeout` is {length(clock.routine.timeout)}"
-        case "cancelled" | "terminated":
-            said += f"{since}, until the tick of {other} ends it"
-    return said + (", or is missed: a matter of moments" if tick.narrow else "")
+    return previews.what_happens(clock.routine, previewed(tick), lambda at: clock.near(at, tick.due))
 
 
 def print_fires(clock: Clock, reckoned: Sequence[Reckoned], gaps: Sequence[Due], limit: int) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 
 from horarium.cli import talk
@@ -23,6 +22,7 @@ from horarium.project import load_routines
 from horarium.routinefiles import FOLDER
 from horarium.routines import Routine
 from horarium.settings import Settings
+from horarium.yamlfiles import yaml_of as yaml_of
 
 STDIN = Path("-")
 
@@ -101,12 +101,6 @@ async def _export(name: str, *, as_json: bool) -> int:
     return talk.DONE
 
 
-def yaml_of(values: Mapping[str, Any]) -> str:
-    """The fields of a routine as its file has them; the name is the file's."""
-    fields = {name: value for name, value in values.items() if name != "name"}
-    return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
 def _read(file: Path) -> Any:
     try:
         return json.loads(sys.stdin.read() if file == STDIN else file.read_text("utf-8"))
@@ -154,14 +148,3 @@ def _write(settings: Settings, made: list[tuple[dict[str, Any], list[str]]]) -> 
             file.write_text(head + yaml_of(values), "utf-8")
     except OSError as error:
         raise ConfigError(f"{FOLDER} cannot be written: {error.strerror}.") from error
-
-
-class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, so that people can go on writing them."""
-
-    def represent_text(self, text: str) -> yaml.ScalarNode:
-        style = "|" if "\n" in text else None
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_text)

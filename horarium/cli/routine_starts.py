@@ -31,7 +31,7 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.lateness import Lateness
 from horarium.ledger.routines import Routines
 from horarium.ledger.runs import Runs
-from horarium.ledger.ticks import TickRecord, Ticks
+from horarium.ledger.ticks import DID_NOT_RUN, TickRecord, Ticks
 from horarium.problems import near_miss
 from horarium.routines import EventTrigger
 
@@ -194,7 +194,7 @@ async def _backfill(
 async def _would_start(
     name: str, begin: datetime, until: datetime, zone: str | None, now: datetime, *, as_json: bool
 ) -> int:
-    from schedules.starts import DID_NOT_RUN, starts_of_range
+    from schedules.starts import starts_of_range
 
     async with opened_ledger() as ledger:
         record = await Routines(ledger).get(name)

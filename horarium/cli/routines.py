@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.text import Text
 
-from horarium.cli import preview, routine_orders, routine_starts, routine_words, talk, times, words
+from horarium.cli import preview, routine_orders, routine_starts, routine_words, talk, tick_diff, times, words
 from horarium.cli.reach import opened_ledger
 from horarium.cli.routine_import import export, import_
 from horarium.cli.rows import Row, heading, indented, pairs, print_rows
@@ -348,3 +348,4 @@ app.command("fire")(routine_starts.fire)
 app.command("delete")(routine_orders.delete)
 app.command("import")(import_)
 app.command("export")(export)
+app.command("diff")(tick_diff.routine_diff)

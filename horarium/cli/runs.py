@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.text import Text
 
-from horarium.cli import evidence, sub_runs, talk, words
+from horarium.cli import evidence, sub_runs, talk, tick_diff, words
 from horarium.cli.approvals import answered, check_verdict
 from horarium.cli.follow import asking
 from horarium.cli.reach import find_run, glance, opened_client, opened_ledger, run_id
@@ -323,3 +323,6 @@ def _told(done: dict[str, Any], words_for_it: str, next_command: str, as_json: b
         talk.out().print(Text(words_for_it), soft_wrap=True)
         talk.say(f"See what comes of it: {next_command}")
     return talk.DONE
+
+
+app.command("diff")(tick_diff.runs_diff)

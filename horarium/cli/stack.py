@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from horarium.cli import talk
 from horarium.engine import use_engine
-from horarium.settings import Settings
+from horarium.settings import Settings, ToolsSettings
 from horarium.stack import read_stack
 
 DirectoryOption = Annotated[
@@ -90,6 +91,14 @@ def worker(
         str | None,
         typer.Option(metavar="NAME", help="Of the group of tool workers. Default: `name` in [tools], or project."),
     ] = None,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Serve tools without the ledger, through this gateway; the key is in HORARIUM_GATEWAY_KEY. "
+            "Default: `gateway` in [tools].",
+        ),
+    ] = None,
     directory: DirectoryOption = None,
     as_json: Annotated[
         bool, typer.Option("--json/--no-json", help="Log JSON lines. Default: unless stderr is a terminal.")
@@ -108,20 +117,24 @@ def worker(
       horarium worker
       horarium worker --tools
       horarium worker --tools --name payments -C /srv/payments
+      horarium worker --tools --name payments --gateway https://horarium.example.com
     """
     if name is not None and not tools:
         raise typer.BadParameter("only tool workers have names; add --tools", param_hint="--name")
+    if gateway is not None and not tools:
+        raise typer.BadParameter("only tool workers do without the ledger; add --tools", param_hint="--gateway")
     if not tools:
         use_engine()
-    talk.perform(_worker(tools, name, directory, as_json=as_json))
+    talk.perform(_worker(tools, name, directory, gateway, as_json=as_json))
 
 
-async def _worker(tools: bool, name: str | None, directory: Path | None, *, as_json: bool) -> None:
+async def _worker(tools: bool, name: str | None, directory: Path | None, gateway: str | None, *, as_json: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = Settings.load(directory)
     if tools:
+        settings = _behind(settings, gateway)
         await _serve_tools(settings, name, stop, as_json=as_json)
         return
     from horarium.logs import clean_output, hide_secrets, set_up_logging
@@ -133,6 +146,16 @@ async def _worker(tools: bool, name: str | None, directory: Path | None, *, as_j
     clean_output()
     apart, _ = tools_apart(settings)
     await run_engine(settings, Project.load(settings, with_tools=not apart), stop)
+
+
+def _behind(settings: Settings, gateway: str | None) -> Settings:
+    if gateway is None:
+        return settings
+    try:
+        tools = ToolsSettings.model_validate({**settings.tools.model_dump(), "gateway": gateway})
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--gateway") from error
+    return settings.model_copy(update={"tools": tools})
 
 
 async def _serve_tools(settings: Settings, name: str | None, stop: asyncio.Event, *, as_json: bool) -> None:

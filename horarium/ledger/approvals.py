@@ -34,6 +34,7 @@ from horarium.protocol import (
 )
 
 QuestionKind = Literal["approval", "unknown_outcome", "held_step"]
+_SEARCHED = tuple(approvals.c[name] for name in ("arguments", "tool", "agent", "path", "requested_by", "run_id", "id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,10 +445,16 @@ class Approvals:
         run: str | None = None,
         agent: str | None = None,
         tool: str | None = None,
+        text: str | None = None,
         before: tuple[datetime, str] | None = None,
         limit: int = 50,
     ) -> list[ApprovalRecord]:
-        """The inbox over all runs, newest first; `before`: time and id of the last one of the page before this."""
+        """The inbox over all runs, newest first.
+
+        Args:
+            text: Is somewhere in the arguments, or in a name.
+            before: Time and id of the last one of the page before this.
+        """
         query = select(approvals).order_by(approvals.c.requested_at.desc(), approvals.c.id).limit(limit)
         wanted = (
             (approvals.c.status, status),
@@ -460,12 +467,29 @@ class Approvals:
         for column, value in wanted:
             if value is not None:
                 query = query.where(column == value)
+        if text is not None:
+            query = query.where(or_(*(column.icontains(text, autoescape=True) for column in _SEARCHED)))
         if before is not None:
             at = literal(before[0], Instant)
             same = and_(approvals.c.requested_at == at, approvals.c.id > before[1])
             query = query.where(or_(approvals.c.requested_at < at, same))
         async with self._ledger.read() as connection:
             return [ApprovalRecord(*row) for row in await connection.execute(query)]
+
+    async def count(self, *, tenant: str, status: str = "pending") -> int:
+        """How many there are of a tenant."""
+        query = select(func.count()).where(approvals.c.tenant == tenant, approvals.c.status == status)
+        async with self._ledger.read() as connection:
+            return int(await connection.scalar(query))
+
+    async def askers(self, *, tenant: str, status: str = "pending", most: int = 200) -> Sequence[tuple[str, str]]:
+        """Which agents ask for which tools."""
+        query = select(approvals.c.agent, approvals.c.tool).where(
+            approvals.c.tenant == tenant, approvals.c.status == status
+        )
+        async with self._ledger.read() as connection:
+            rows = await connection.execute(query.distinct().order_by(approvals.c.agent, approvals.c.tool).limit(most))
+            return [(row.agent, row.tool) for row in rows]
 
     # ---- small things
 

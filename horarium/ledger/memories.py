@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -33,7 +34,7 @@ from horarium.ledger.schema import (
     memory_uses,
     memory_versions,
 )
-from horarium.memories import Known, Memory, MemoryKind, MemoryStatus, MemoryVersion, query_words
+from horarium.memories import FeedbackVerdict, Known, Memory, MemoryKind, MemoryStatus, MemoryVersion, query_words
 
 LOCK = 7_206_031  # any number, the same in every process of ours
 VERSION_COLUMNS = tuple(memory_versions.c[name] for name in MemoryVersion.__dataclass_fields__)
@@ -42,6 +43,14 @@ _MEMORY_COLUMNS = tuple(
 )
 _WORDS = table("memory_words", column("rowid"))
 _MATCH: ColumnElement[str] = literal_column("memory_words")
+
+
+class Feedback(NamedTuple):
+    """What somebody said of a run that taught something."""
+
+    verdict: FeedbackVerdict
+    by: str | None
+    note: str | None
 
 
 class Memories:
@@ -113,12 +122,14 @@ class Memories:
         owner: str | None = None,
         status: Sequence[MemoryStatus] = (),
         run: str | None = None,
+        text: str | None = None,
         before: tuple[datetime, str] | None = None,
         limit: int = 100,
     ) -> list[Memory]:
         """Memories, the newest first; with `status`, those that have such a version; with `run`, that it taught.
 
-        `before`: when the last of the page before was made, and its id.
+        `text`: part of its subject, or of what a version says. `before`: when the last of the page before was made,
+        and its id.
         """
         query = select(memories.c.id).order_by(memories.c.created_at.desc(), memories.c.id.desc()).limit(limit)
         wanted = (
@@ -138,10 +149,29 @@ class Memories:
             query = query.where(
                 memories.c.id.in_(select(memory_sources.c.memory_id).where(memory_sources.c.run_id == run))
             )
+        if text is not None:
+            says = select(memory_versions.c.memory_id).where(memory_versions.c.text.icontains(text, autoescape=True))
+            query = query.where(
+                or_(memories.c.subject.icontains(text, autoescape=True), memories.c.id.in_(says), memories.c.id == text)
+            )
         async with self._ledger.read() as connection:
             ids = list(await connection.scalars(query))
             found = {memory.id: memory for memory in await several(connection, ids)}
         return [found[identity] for identity in ids]
+
+    async def use_counts(self, ids: Sequence[str]) -> dict[str, int]:
+        """How many runs were told of each of these memories; of one that was never told, nothing."""
+        query = select(memory_uses.c.memory_id, func.count(memory_uses.c.run_id.distinct()))
+        query = query.where(memory_uses.c.memory_id.in_(ids)).group_by(memory_uses.c.memory_id)
+        async with self._ledger.read() as connection:
+            return {memory: int(number) for memory, number in await connection.execute(query)}
+
+    async def feedback(self, of_runs: Sequence[str]) -> dict[str, Feedback]:
+        """The last word on each of these runs; of one that nobody judged, nothing."""
+        query = select(lessons.c.run_id, lessons.c.feedback, lessons.c.feedback_by, lessons.c.note)
+        query = query.where(lessons.c.run_id.in_(of_runs), lessons.c.feedback.is_not(None))
+        async with self._ledger.read() as connection:
+            return {run: Feedback(*said) for run, *said in await connection.execute(query)}
 
     def _holding(self, at: datetime) -> Select[tuple[str, int, str, str, str]]:
         other = memory_versions.alias("other")

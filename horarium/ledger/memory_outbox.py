@@ -45,14 +45,21 @@ class Outbox:
         return Delivery(*row) if row is not None else None
 
     async def list(
-        self, *, tenant: str | None = None, status: Sequence[DeliveryStatus] = (), limit: int = 100
+        self,
+        *,
+        tenant: str | None = None,
+        status: Sequence[DeliveryStatus] = (),
+        before: datetime | None = None,
+        limit: int = 100,
     ) -> list[Delivery]:
-        """Deliveries, the newest first."""
+        """Deliveries, the newest first; with `before`, those that are older."""
         query = select(memory_outbox).order_by(memory_outbox.c.created_at.desc()).limit(limit)
         if tenant is not None:
             query = query.where(memory_outbox.c.tenant == tenant)
         if status:
             query = query.where(memory_outbox.c.status.in_(status))
+        if before is not None:
+            query = query.where(memory_outbox.c.created_at < before)
         async with self._ledger.read() as connection:
             return [Delivery(*row) for row in await connection.execute(query)]
 

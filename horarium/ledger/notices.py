@@ -5,7 +5,7 @@ Content is read here, at the moment of telling: arguments, votes and edits never
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.content import digest
-from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord, approval_row, note
+from horarium.ledger.approvals import ApprovalRecord, Approvals, EditRecord, VoteRecord, approval_row, note
 from horarium.ledger.database import Ledger
 from horarium.ledger.schema import edits, notices
 
@@ -63,16 +63,10 @@ class Notices:
             ApprovalNotFound: There is none of this id.
         """
         record = await self._approvals.get(question)
-        votes = tuple(await self._approvals.votes(question))
-        counts = record.decided_digest or _voted_for(votes) or record.digest
+        votes = await self._approvals.votes(question)
         async with self._ledger.read() as connection:
-            query = select(edits).where(edits.c.approval_id == question, edits.c.digest == counts)
-            edit = (await connection.execute(query)).first()
-        values = {field.name: getattr(record, field.name) for field in fields(record)}
-        if edit is not None and counts != record.digest:
-            values |= {"digest": edit.digest, "arguments": edit.arguments}
-            return Shown(**values, edited_by=edit.by, votes=votes)
-        return Shown(**values, edited_by=None, votes=votes)
+            found = await connection.execute(select(edits).where(edits.c.approval_id == question))
+            return as_shown(record, votes, [EditRecord(*row) for row in found])
 
     async def sent(self, ids: Collection[str]) -> set[str]:
         """Which of these messages went out."""
@@ -100,6 +94,16 @@ class Notices:
             row = await approval_row(connection, question)
             if row is not None:
                 await note(connection, "approval.reminded", row, at, {}, once=f":{occurrence}")
+
+
+def as_shown(record: ApprovalRecord, votes: Sequence[VoteRecord], edits: Iterable[EditRecord]) -> Shown:
+    """A question with what counts now, of its votes, in order, and of the ways that people changed its arguments."""
+    counts = record.decided_digest or _voted_for(votes) or record.digest
+    edit = next((edit for edit in edits if edit.digest == counts and counts != record.digest), None)
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    if edit is not None:
+        values |= {"digest": edit.digest, "arguments": edit.arguments}
+    return Shown(**values, edited_by=edit.by if edit is not None else None, votes=tuple(votes))
 
 
 def _voted_for(votes: Sequence[VoteRecord]) -> str | None:

@@ -6,13 +6,14 @@ Temporal's schedules are made from these rows (`schedules/deploy.py`): `generati
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, Text, case, cast, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.errors import Conflict, RoutineNotFound
@@ -26,6 +27,14 @@ SETTLES = timedelta(seconds=5)  # until a changed routine's schedules are what i
 FIRES_BY = ("triggers", "start", "end", "enabled")
 ENGINE = "engine"  # who paused it, when nobody did
 ManagedBy = Literal["files", "orders"]
+Stands = Literal["active", "paused", "failing", "held"]
+
+_STANDS: dict[Stands, ColumnElement[bool]] = {
+    "active": routines.c.paused == 0,
+    "paused": routines.c.paused != 0,
+    "failing": or_(routines.c.failures > 0, routines.c.failing_since.is_not(None)),
+    "held": routines.c.held_by.is_not(None),
+}
 
 
 @dataclass(frozen=True)
@@ -211,6 +220,43 @@ class Routines:
             query = query.where(routines.c.deleted_at.is_(None))
         async with self._ledger.read() as connection:
             return [RoutineRecord(*row) for row in await connection.execute(query)]
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        stands: Stands | None = None,
+        text: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Sequence[RoutineRecord]:
+        """A tenant's routines by name: those that stand so, and have this text in their names, after a name."""
+        query = select(routines).where(routines.c.tenant == tenant, routines.c.deleted_at.is_(None))
+        if stands is not None:
+            query = query.where(_STANDS[stands])
+        if text is not None:
+            query = query.where(routines.c.name.icontains(text, autoescape=True))
+        if after is not None:
+            query = query.where(routines.c.name > after)
+        async with self._ledger.read() as connection:
+            return [
+                RoutineRecord(*row) for row in await connection.execute(query.order_by(routines.c.name).limit(limit))
+            ]
+
+    async def of_agent(self, agent: str, tenant: str, *, limit: int = 100) -> Sequence[RoutineRecord]:
+        """A tenant's routines that use an agent, by name."""
+        said = cast(routines.c.definition, Text).contains(f'"agent":{json.dumps(agent)}', autoescape=True)
+        query = select(routines).where(routines.c.tenant == tenant, routines.c.deleted_at.is_(None), said)
+        async with self._ledger.read() as connection:
+            rows = await connection.execute(query.order_by(routines.c.name).limit(limit))
+            return [found for row in rows if (found := RoutineRecord(*row)).routine.agent == agent]
+
+    async def counts(self, tenant: str) -> dict[Stands, int]:
+        """How many of a tenant's routines stand so."""
+        sums = [func.coalesce(func.sum(case((condition, 1), else_=0)), 0) for condition in _STANDS.values()]
+        query = select(*sums).where(routines.c.tenant == tenant, routines.c.deleted_at.is_(None))
+        async with self._ledger.read() as connection:
+            return dict(zip(_STANDS, map(int, (await connection.execute(query)).one()), strict=True))
 
     async def current(self, name: str) -> RoutineRecord | None:
         """The row as it is now, deleted or not; None when there never was one."""

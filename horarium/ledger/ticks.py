@@ -8,15 +8,15 @@ the routine's row, so two ticks never both believe to be the only one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import func, select, tuple_, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from horarium.contract import OPEN_TICK_STATUSES, TickSource, TickStatus
+from horarium.contract import OPEN_TICK_STATUSES, Status, TickSource, TickStatus
 from horarium.errors import RoutineNotFound
 from horarium.ledger.admission import RUNNING, Opened, admit, is_of, next_waiting, overlap_of
 from horarium.ledger.database import Ledger, Statements
@@ -25,6 +25,8 @@ from horarium.ledger.routines import ENGINE, RoutineRecord
 from horarium.ledger.schema import routines, runs, ticks
 from horarium.routines import Routine
 from horarium.tick_protocol import Alert, CloseTick, EndAttempt, OpenTick, TickPlan
+
+DID_NOT_RUN: tuple[TickStatus, ...] = ("missed", "skipped")  # and so can be made up for
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,36 @@ class TickRecord:
     def lateness(self) -> timedelta | None:
         """From its scheduled time to its start; None when it did not start."""
         return self.started_at - self.scheduled_at if self.started_at is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class TickMark:
+    """As much of a tick as a list of routines shows."""
+
+    id: str
+    routine: str
+    source: TickSource
+    scheduled_at: datetime
+    status: TickStatus
+    reason: str | None
+    message: str | None
+    attempts: int
+    next_try_at: datetime | None
+    opened_at: datetime | None
+    started_at: datetime | None
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a tick."""
+
+    tick: str
+    run: str
+    status: Status
+    message: str | None
+    created_at: datetime
+    closed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +182,54 @@ class Ticks:
                 query = query.where(column == value)
         async with self._ledger.read() as connection:
             return [TickRecord(*row) for row in await connection.execute(query)]
+
+    async def latest(self, names: Sequence[str], *, tenant: str, most: int) -> Mapping[str, Sequence[TickMark]]:
+        """The latest ticks of each of these routines, newest first; up to 200 routines."""
+        if not names:
+            return {}
+        columns = [ticks.c[field.name] for field in fields(TickMark)]
+        # One statement with a part for each: each part reads no more rows of the index than it gives.
+        parts = [
+            select(
+                select(*columns)
+                .where(ticks.c.routine == name, ticks.c.tenant == tenant)
+                .order_by(ticks.c.scheduled_at.desc(), ticks.c.id.desc())
+                .limit(most)
+                .subquery()
+            )
+            for name in names
+        ]
+        async with self._ledger.read() as connection:
+            every = [TickMark(*row) for row in await connection.execute(union_all(*parts))]
+        every.sort(key=lambda mark: (mark.scheduled_at, mark.id), reverse=True)
+        return {name: [mark for mark in every if mark.routine == name] for name in names}
+
+    async def after(self, tick: TickRecord) -> TickRecord | None:
+        """The tick of the same routine whose scheduled time comes next."""
+        query = (
+            select(ticks)
+            .where(
+                ticks.c.routine == tick.routine,
+                ticks.c.tenant == tick.tenant,
+                tuple_(ticks.c.scheduled_at, ticks.c.id) > (tick.scheduled_at, tick.id),
+            )
+            .order_by(ticks.c.scheduled_at, ticks.c.id)
+            .limit(1)
+        )
+        async with self._ledger.read() as connection:
+            row = (await connection.execute(query)).first()
+        return TickRecord(*row) if row is not None else None
+
+    async def attempts(self, ids: Sequence[str], *, tenant: str) -> Mapping[str, Sequence[Attempt]]:
+        """The runs that are the attempts of these ticks, the first one first."""
+        query = (
+            select(runs.c.tick, runs.c.id, runs.c.status, runs.c.message, runs.c.created_at, runs.c.closed_at)
+            .where(runs.c.tick.in_(ids), runs.c.tenant == tenant, runs.c.parent_run.is_(None))
+            .order_by(runs.c.created_at, runs.c.id)
+        )
+        async with self._ledger.read() as connection:
+            every = [Attempt(*row) for row in await connection.execute(query)]
+        return {tick: [attempt for attempt in every if attempt.tick == tick] for tick in ids}
 
     async def of_run(self, run: str) -> TickRecord | None:
         """The tick of which a run is an attempt, or of which the run that it is below is one."""
@@ -362,7 +442,7 @@ def _comes_after_all(tick: TickRecord, source: TickSource) -> bool:
     """Whether a tick that did not run may run now: it was taken for lost, or people want it made up for."""
     if tick.status == "missed" and tick.execution is None:
         return True
-    return source == "backfill" and tick.status in ("missed", "skipped")
+    return source == "backfill" and tick.status in DID_NOT_RUN
 
 
 def _changed(state: Mapping[str, Any], changes: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from ulid import ULID
 
@@ -89,7 +89,7 @@ class ToolWorkers:
         self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
 
     async def arrive(self, worker: ToolWorker, specs: Sequence[ToolSpec]) -> list[ToolWorker]:
-        """Announce a worker and its tools. Returns the others that live.
+        """Announce a worker and its tools, also again. Returns the others that live.
 
         Raises:
             ToolTaken: Another queue has one of the tools, and a worker that lives; nothing was announced.
@@ -101,7 +101,7 @@ class ToolWorkers:
             await self._catalog.announce_within(connection, specs, worker.queue, worker.started_at)
             gone = worker.started_at - KEPT
             await connection.execute(delete(tool_workers).where(tool_workers.c.seen_at < gone))
-            await connection.execute(insert(tool_workers).values(**_values(worker)))
+            await connection.execute(self._insert(tool_workers).values(**_values(worker)).on_conflict_do_nothing())
         return living
 
     async def seen(self, worker: ToolWorker, now: datetime) -> None:
@@ -109,13 +109,14 @@ class ToolWorkers:
         async with self._ledger.write() as connection:
             values = _values(worker) | {"seen_at": now}
             statement = self._insert(tool_workers).values(**values)
-            again = statement.on_conflict_do_update(index_elements=["id"], set_={"seen_at": now})
+            own = tool_workers.c.queue == worker.queue
+            again = statement.on_conflict_do_update(index_elements=["id"], set_={"seen_at": now}, where=own)
             await connection.execute(again)
 
     async def left(self, worker: ToolWorker, now: datetime) -> None:
         """Note that a worker ended by itself, and will not be back."""
         async with self._ledger.write() as connection:
-            gone = update(tool_workers).where(tool_workers.c.id == worker.id)
+            gone = update(tool_workers).where(tool_workers.c.id == worker.id, tool_workers.c.queue == worker.queue)
             await connection.execute(gone.values(seen_at=now, stopped_at=now))
 
     async def all(self) -> list[ToolWorker]:

@@ -16,6 +16,7 @@ import pytest
 from horarium.client import Client, Run
 from horarium.contract import Waiting
 from horarium.settings import Settings
+from horarium.stack import read_stack
 from tests.support.examples import ENVIRONMENT, ROOT, example_up
 from tests.support.stack import until
 
@@ -44,11 +45,11 @@ async def project(tmp_path: Path) -> AsyncIterator[Path]:
 
 
 @contextmanager
-def serving(python: Path, project: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The letters' worker, until the context ends or somebody kills it."""
+def serving(python: Path, project: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The letters' worker, until the context ends or somebody kills it; `more`: of its environment."""
     with (project / "letters.log").open("ab") as log:
         command = [python, project / "letters" / "serve.py"]
-        worker = subprocess.Popen(command, env=APART, cwd=project.parent, stdout=log, stderr=subprocess.STDOUT)
+        worker = subprocess.Popen(command, env=APART | more, cwd=project.parent, stdout=log, stderr=subprocess.STDOUT)
     try:
         yield worker
     finally:
@@ -62,6 +63,20 @@ def doctor(project: Path) -> list[dict[str, str]]:
     done = subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return [line for line in lines if line["check"] == "tool workers"]
+
+
+def through_the_gateway(project: Path) -> dict[str, str]:
+    """What a worker needs in its environment that does without the ledger, which then it cannot open."""
+    stack = read_stack(Settings.load(project))
+    assert stack is not None
+    assert stack.gateway is not None
+    command = [sys.executable, "-m", "horarium", "api-keys", "create", "--name", "desk", "--tools", "letters"]
+    key = subprocess.check_output(command, cwd=project, env=ENVIRONMENT, text=True, timeout=60).strip()
+    return {
+        "HORARIUM_TOOLS__GATEWAY": stack.gateway,
+        "HORARIUM_GATEWAY_KEY": key,
+        "HORARIUM_LEDGER__URL": "postgresql://nobody@127.0.0.1:9/none",
+    }
 
 
 async def waits_for(run: Run, kind: str) -> Waiting:
@@ -101,7 +116,7 @@ async def test_a_tool_with_a_dependency_that_clashes_with_the_engines_works_and_
         [found] = doctor(project)
         assert (found["state"], "nobody serves write_letter" in found["found"]) == ("fail", True)
 
-        with serving(python, project):
+        with serving(python, project, **through_the_gateway(project)):
             result = await run.result()
 
         assert (result.status, result.output) == ("completed", "The letter to Mrs Okafor is in the outbox.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from statistics import median
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Request
@@ -12,20 +11,18 @@ from pydantic import ValidationError
 
 from horarium.client import Client
 from horarium.contract import RoutineOrdered, TickStatus
-from horarium.errors import ConfigError, Unreachable
+from horarium.errors import ConfigError
 from horarium.gateway.auth import Caller
 from horarium.gateway.context import Operator, TheClient, Viewer
+from horarium.gateway.routine_previews import calendar_of, usually_takes
 from horarium.gateway.v1 import routine_answers as answers
 from horarium.gateway.v1.answers import errors
 from horarium.gateway.v1.fields import IdempotencyKey, Named, page_end
 from horarium.gateway.v1.paging import Cursor, Limit, Page, cursor_of, read_cursor
 from horarium.gateway.v1.routine_answers import Definition, Ordered, RoutineDetail, RoutineSummary, Tick
-from horarium.previews import Asked, Preview, Previewer
+from horarium.previews import Asked, Preview
 from horarium.problems import sentences
 from horarium.routines import Routine
-
-LOOKED_AT = 10  # of the latest ticks, for how long one takes
-UNKNOWN = timedelta(seconds=30)  # how long a tick takes, before there was one
 
 router = APIRouter(prefix="/v1", tags=["routines"])
 ONE = "/routines/{name}"
@@ -175,9 +172,7 @@ async def routines_preview(
 
     Nothing is saved and nothing is started.
     """
-    work_out: Previewer | None = request.app.state.preview
-    if work_out is None:
-        raise Unreachable("This gateway was started without the engine's calendar: it has no previews.")
+    work_out = calendar_of(request.app)
     said = body or answers.PreviewRequest()
     if said.outage_at is not None and said.outage is None:
         raise ConfigError("`outage_at` says when, and `outage` is missing.")
@@ -185,16 +180,9 @@ async def routines_preview(
         routine = _defined(said.definition, name, caller)
     else:
         routine = (await client.routine_record(name, tenant=caller.tenant)).routine
-    takes = said.takes or await _took(client, caller, name)
+    takes = said.takes or await usually_takes(client, caller.tenant, name)
     asked = Asked(said.start or datetime.now(UTC), timedelta(days=said.days), takes, said.outage, said.outage_at)
     return await asyncio.to_thread(work_out, routine, asked)
-
-
-async def _took(client: Client, caller: Caller, name: str) -> timedelta:
-    """How long its ticks took: the middle of the last ones."""
-    done = await client.ticks(name, status=("completed", "failed"), tenant=caller.tenant, limit=LOOKED_AT)
-    took = [(item.closed_at - item.started_at).total_seconds() for item in done if item.started_at and item.closed_at]
-    return timedelta(seconds=max(1, round(median(took)))) if took else UNKNOWN
 
 
 @router.post("/events", operation_id="events_fire", summary="Fire an event", responses=errors())
