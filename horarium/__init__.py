@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from horarium.contract import Approval, ApprovalState, Decision, RunResult, RunStatus
+from horarium.contract import Approval, ApprovalState, CallerFunction, Decision, RunResult, RunStatus
 from horarium.definitions import Agent, Limits, Memory, ModelSettings, Rubric, ToolSearch
 from horarium.errors import (
     AgentNotFound,
@@ -87,6 +87,7 @@ __all__ = [  # noqa: RUF022 - grouped by topic
     "serve_tools",
     # run
     "Client",
+    "CallerFunction",
     "Run",
     "RunEvent",
     "RunResult",

@@ -276,7 +276,8 @@ class TakenOutputs(Payload):
 
 
 class SettleFunction(Payload):
-    """Argument of `settle_function`: the call has an output, or is waited for no longer. An output that is there wins."""
+    """Argument of `settle_function`: the call has an output, or is waited for no longer. An output that is there
+    wins."""
 
     run: str
     number: int

@@ -1,4 +1,4 @@
-"""kill -9 of the engine worker around the outputs that whoever started a run submits: none is lost, none counts twice."""
+"""kill -9 of the engine worker around the outputs that a caller submits: none is lost, and none counts twice."""
 
 from __future__ import annotations
 
