@@ -153,7 +153,7 @@ class Supervisor:
             return
         self._write(stack)
         self._say(f"Temporal   {stack.address}" + (f"   (its own UI: {stack.ui})" if stack.ui else ""))
-        self._say(f"Gateway    {stack.gateway}")
+        self._say(f"Console    {stack.gateway}   (REST and the other protocols: {stack.gateway}/v1/)")
         self._say(f"Health     {stack.health}/readyz")
         self._say(f"State      {self._settings.state}")
         self._say("Ready. Ctrl-C stops everything; what is in flight goes on at the next start.")

@@ -33,7 +33,7 @@ async def test_up_names_the_gateway_and_starts_it_again_on_its_port(write: Write
     running = up(settings)
     before = await running.ready()
     url = str(before.gateway)
-    assert f"Gateway    {url}" in running.said
+    assert f"Console    {url}   (REST" in running.said
 
     async with httpx2.AsyncClient(base_url=url, timeout=20) as http:
         run = (await http.post("/v1/runs", json={"agent": "hello", "input": "Good morning."})).json()["id"]
