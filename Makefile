@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos bench docs clean
+.PHONY: help demo test check chaos bench screenshots docs clean
 
 MODEL ?= local
 JOBS ?= 3# test files at once: they wait for servers more than they compute
@@ -37,6 +37,9 @@ chaos: $(TEST_READY) ## Kill workers 300 times and count the effects; then aroun
 
 bench: $(TEST_READY) ## Measure a step against bare Temporal
 	@$(BIN)/python -m bench
+
+screenshots: $(TEST_READY) $(BROWSER_READY) ## Write docs/images anew: every page of the console, as it is
+	@HORARIUM_SCREENSHOTS=1 $(BIN)/pytest -q tests/console/test_every_page.py
 
 docs: $(TEST_READY) ## Write docs/contract.md and docs/settings.md anew
 	@$(BIN)/python -m horarium.contract_docs contract > docs/contract.md

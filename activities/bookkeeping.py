@@ -12,6 +12,7 @@ from temporalio import activity
 from temporalio.client import Client as TemporalClient
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.run_notices import run_event
 from horarium.content import shorten
 from horarium.contract import MAX_OUTPUT_CHARS
 from horarium.directcalls import call_step
@@ -29,18 +30,20 @@ from horarium.protocol import (
     MarkRun,
     WriteMessage,
 )
+from horarium.settings import Settings, told_of_runs
 from horarium.tick_protocol import SIGNAL_ADMITTED, SIGNAL_ATTEMPT
 
 
 class Bookkeeping:
     """The bookkeeping activities and what they need."""
 
-    def __init__(self, ledger: Ledger, temporal: TemporalClient) -> None:
+    def __init__(self, ledger: Ledger, temporal: TemporalClient, settings: Settings) -> None:
         self._runs = Runs(ledger)
         self._threads = Threads(ledger)
         self._ticks = Ticks(ledger)
         self._temporal = temporal
         self._journal = Journal(ledger)
+        self._settings = settings
 
     @activity.defn(name=WRITE_MESSAGE)
     async def write_message(self, message: WriteMessage) -> None:
@@ -78,10 +81,20 @@ class Bookkeeping:
             steps=closing.steps,
             usage=closing.usage,
         )
+        tells = await self._tells(closing)
         if not closing.wants_output:
-            return None
+            return ClosedRun(output=None, tells=True) if tells else None
         step = call_step(await self._journal.of_run(closing.run))
         if step is None or step.status != "completed" or step.output is None:
-            return ClosedRun()
+            return ClosedRun(tells=tells)
         cut = step.output_blob is not None or len(step.output) > MAX_OUTPUT_CHARS
-        return ClosedRun(output=shorten(step.output, MAX_OUTPUT_CHARS), output_truncated=cut)
+        return ClosedRun(output=shorten(step.output, MAX_OUTPUT_CHARS), output_truncated=cut, tells=tells)
+
+    async def _tells(self, closing: CloseRun) -> bool:
+        """Whether a program is told of this end. A sub-agent's run is its parent's affair."""
+        if not self._settings.gateway.webhooks:
+            return False
+        written = await self._runs.asked(closing.run)  # one that could not be opened may not be written down
+        if written is None or written.run.parent_run is not None:
+            return False
+        return bool(told_of_runs(self._settings, written.run.tenant, run_event(closing.status)))

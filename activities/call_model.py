@@ -40,10 +40,12 @@ from horarium.errors import (
 )
 from horarium.ids import idempotency_key, step_id
 from horarium.ledger.agents import ServedTool
+from horarium.ledger.answer_schemas import AnswerSchemas
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Answered, Held, Journal, StepClaim, StepRecord
 from horarium.protocol import CALL_MODEL, NOTE_CHARS, Call, ModelReply, ModelStep
 from horarium.schemas import schema_problem
+from horarium.structured import judged, told
 from horarium.toolhost import heartbeating
 from horarium.tools import Effect, ToolSpec
 from horarium.turns import StoredCall, StoredTurn, stored_turn
@@ -60,6 +62,7 @@ class ModelCaller:
         self._journal = Journal(ledger)
         self._conversations = Conversations(ledger)
         self._gatekeeper = Gatekeeper(ledger)
+        self._schemas = AnswerSchemas(ledger)
         self._models = models
         self._catalog = catalog
         self._finding = finding
@@ -118,7 +121,10 @@ class ModelCaller:
             view = await self._conversations.view(step.thread)
             shown = await self._finding.shown(agent, offered, view.messages)
             tools = tuple(served.spec for served in shown.values())
+            schema = await self._schemas.of_run(step.run) if step.structured else None
             instructions = await self._instructions(step, agent)
+            instructions = instructions if schema is None else told(instructions, schema)
+            must_call = bool(step.offer) or step.required
             view = await self._fitted(step, agent, view, instructions, tools)
             request = ModelRequest(
                 model=model,
@@ -127,9 +133,10 @@ class ModelCaller:
                 tools=tools,
                 settings=agent.settings,
                 key=held.claim.key or "",
-                tool_choice="required" if step.offer or step.required else ("auto" if offered else "none"),
+                tool_choice="required" if must_call else ("auto" if offered else "none"),
                 metadata={"horarium_run": step.run},
                 turns_before=view.turns_before,
+                answer_schema=None if must_call else schema,
             )
             turn = await self._generate(provider, request, held, agent)
         except ModelUnavailable as error:
@@ -145,7 +152,7 @@ class ModelCaller:
         except Exception as error:
             log.exception("model.broke")
             return await self._unavailable(agent, held, ModelUnavailable(f"{type(error).__name__}: {error}"))
-        return await self._keep(step, agent, held, turn, offered)
+        return await self._keep(step, agent, held, turn, offered, schema)
 
     async def _generate(self, provider: Provider, request: ModelRequest, held: Held, agent: Agent) -> Turn:
         try:
@@ -207,10 +214,20 @@ class ModelCaller:
         return with_notes(agent.instructions, recalled.output or "{}")
 
     async def _keep(
-        self, step: ModelStep, agent: Agent, held: Held, turn: Turn, offered: Mapping[str, ServedTool]
+        self,
+        step: ModelStep,
+        agent: Agent,
+        held: Held,
+        turn: Turn,
+        offered: Mapping[str, ServedTool],
+        schema: Mapping[str, Any] | None,
     ) -> ModelReply:
         calls = checked_calls(turn, offered, step)
         stored = StoredTurn(text=clean_text(turn.text)[0], calls=calls, items=turn.items)
+        wrong = _malformed(step, stored, turn.finish)
+        if schema is not None and wrong is None and not calls and turn.finish == "stop":
+            answer = judged(schema, stored.text)
+            stored, wrong = stored.model_copy(update={"text": answer.text}), answer.problem
         usage = Usage(
             input_tokens=turn.input_tokens,
             output_tokens=turn.output_tokens,
@@ -224,7 +241,7 @@ class ModelCaller:
             "completed",
             stored.model_dump_json(exclude_defaults=True),
             code=turn.finish if turn.finish != "stop" else None,
-            message=_malformed(step, stored, turn.finish),
+            message=shorten(wrong, NOTE_CHARS) if wrong is not None else None,
             usage=usage,
             model=turn.model,
             thread=step.thread,
@@ -341,7 +358,7 @@ def _refuse_constant(name: str) -> Any:
 def _malformed(step: ModelStep, turn: StoredTurn, finish: str) -> str | None:
     wrong = [call.problem for call in turn.calls if call.problem]
     if wrong:
-        return shorten(wrong[0], NOTE_CHARS)
+        return wrong[0]
     if turn.calls or finish != "stop":
         return None
     if step.offer:

@@ -13,11 +13,12 @@ from datetime import datetime
 from typing import Any
 
 from horarium.ledger.notices import Shown
+from horarium.ledger.reassignments import HandedOver, handed_over
 from horarium.links import instant, outcome
 from horarium.protocol import Notice, NoticeEvent
 from horarium.visible import exact_json, one_line, visible
 
-ASKING: tuple[NoticeEvent, ...] = ("requested", "reminder", "escalated")
+ASKING: tuple[NoticeEvent, ...] = ("requested", "reminder", "escalated", "reassigned")
 _EFFECT = {
     "read": "it only reads",
     "idempotent": "it changes something; doing it twice is the same as doing it once",
@@ -40,6 +41,12 @@ def words(notice: Notice, shown: Shown, link: str | None, *, personal: bool = Fa
         [*_lead(notice, shown), "", *_facts(shown), "", *_arguments(shown), "", *_way(shown, link, personal)]
     )
     return Words(_title(notice.event, shown), body)
+
+
+def handed_by(notice: Notice, shown: Shown) -> HandedOver | None:
+    """The reassignment that is told of; each is told once."""
+    handed = handed_over(shown)
+    return handed[notice.occurrence - 1] if 0 < notice.occurrence <= len(handed) else None
 
 
 def webhook_body(notice: Notice, shown: Shown, now: datetime, link: str | None) -> str:
@@ -66,6 +73,8 @@ def _title(event: NoticeEvent, shown: Shown) -> str:
             return f"Still waiting: approve {tool}? {agent} asks"
         case "escalated":
             return f"Escalated to you: approve {tool}? {agent} asks"
+        case "reassigned":
+            return f"Handed to you: approve {tool}? {agent} asks"
         case "expired":
             return f"Nobody decided in time: {tool} of {agent}"
         case "decided":
@@ -74,7 +83,7 @@ def _title(event: NoticeEvent, shown: Shown) -> str:
             return f"Did it happen? {tool} of {agent}"
         case "held_step":
             return f"Held: {tool} of {agent} failed"
-        case "tool_unserved":
+        case "tool_unserved" | "run_ended" | "run_requires_action":
             raise ValueError(f"{event} is about no question")
 
 
@@ -87,6 +96,13 @@ def _lead(notice: Notice, shown: Shown) -> Iterator[str]:
         case "escalated":
             yield f"Nobody has decided in time whether the agent {agent} may call {tool}, so you are asked."
             yield "It is not done before a person approves it."
+        case "reassigned":
+            handed = handed_by(notice, shown)
+            by = one_line(handed.said.by) if handed is not None else "Somebody"
+            yield f"{by} asks you to decide whether the agent {agent} may call {tool}."
+            yield "It is not done before a person approves it."
+            if handed is not None and handed.said.comment:
+                yield f"{by} says: {visible(handed.said.comment)}"
         case "expired":
             yield f"Nobody decided in time whether the agent {agent} may call {tool}. It was not called."
         case "decided":
@@ -147,7 +163,7 @@ def _happened(event: NoticeEvent, shown: Shown) -> datetime | None:
             return shown.escalated_at
         case "decided" | "expired":
             return shown.decided_at
-        case "reminder" | "tool_unserved":
+        case "reminder" | "reassigned" | "tool_unserved" | "run_ended" | "run_requires_action":
             return None
 
 
@@ -173,6 +189,9 @@ def _data(shown: Shown) -> dict[str, Any]:
         "requested_at": _stamp(shown.requested_at),
         "expires_at": _stamp(shown.expires_at),
         "escalated": shown.escalated_at is not None,
+        "reassigned": [
+            {"by": one.said.by, "at": _stamp(one.at), "comment": one.said.comment} for one in handed_over(shown)
+        ],
         "votes": [
             {
                 "by": vote.by,

@@ -13,14 +13,15 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.notice_words import ASKING, Words, webhook_body, words
+from activities.notice_words import ASKING, Words, handed_by, webhook_body, words
+from activities.run_notices import RunNotices
 from activities.sending import Sender, Target
 from activities.unserved import unserved, unserved_body, unserved_words
 from horarium.ledger.database import Ledger
 from horarium.ledger.notices import Notices, Shown, Told
 from horarium.links import Links, people
 from horarium.people import is_among, same_person
-from horarium.protocol import NOTIFY, Notice
+from horarium.protocol import NOTIFY, RUN_NOTICES, Notice
 from horarium.settings import Settings
 
 log = structlog.get_logger()
@@ -39,6 +40,7 @@ class Notifier:
         self._make_links = partial(Links.of, settings, ledger)
         self._clock = clock
         self._sender = Sender(ledger, clock, section="approvals")
+        self._runs = RunNotices(ledger, settings, clock)
 
     @activity.defn(name=NOTIFY)
     async def notify(self, notice: Notice) -> None:
@@ -55,6 +57,8 @@ class Notifier:
         """
         if notice.event == "tool_unserved":
             return await self._tell_unserved(notice)
+        if notice.event in RUN_NOTICES:
+            return await self._runs.tell(notice)
         shown = await self._notices.shown(notice.subject)
         if notice.event in ("decided", "expired") and shown.status == "pending":
             raise ApplicationError(
@@ -113,8 +117,13 @@ class Notifier:
     def _approvers(
         self, notice: Notice, shown: Shown, link: str | None, told: Callable[[str], Told]
     ) -> Iterator[Target]:
-        """Those who may decide, have addresses of their own, and have not voted on what is shown."""
+        """Those who may decide, have addresses of their own, and have not voted on what is shown.
+
+        When it was handed to them, those who were asked before are told nothing new.
+        """
         voted = [vote.by for vote in shown.votes if vote.digest == shown.digest]
+        if notice.event == "reassigned" and (handed := handed_by(notice, shown)) is not None:
+            voted += handed.before
         for person in people(shown.approvers, self._settings.roles):
             if is_among(person, (*voted, *shown.not_by)):
                 continue

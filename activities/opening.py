@@ -31,6 +31,7 @@ from horarium.errors import (
 )
 from horarium.ids import RUN_ID, STEP_ID, idempotency_key, split_step_id, step_id, sub_run_id, thread_id_for_run
 from horarium.ledger.agents import Agents, ServedTool
+from horarium.ledger.answer_schemas import AnswerSchemas
 from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Journal, StepClaim, StepRecord
@@ -46,7 +47,7 @@ from horarium.protocol import (
     OpenRun,
     RunPlan,
 )
-from horarium.settings import Settings, notifies
+from horarium.settings import Settings, notifies, told_of_runs
 from horarium.tools import Effect
 from horarium.turns import StoredCall, stored_turn
 
@@ -92,6 +93,7 @@ class Opening:
         self._direct = DirectCalls(ledger, catalog)
         self._journal = Journal(ledger)
         self._ticks = Ticks(ledger)
+        self._schemas = AnswerSchemas(ledger)
         self._catalog = catalog
         self._temporal = temporal
         self._discovery = discovery
@@ -132,6 +134,9 @@ class Opening:
         messages = await self._runs.open(
             run, thread, request, version.version, answered=owed.answered, owes_calls=bool(owed.calls)
         )
+        structured = await self._schemas.settle(
+            run, asked=request.output_schema, resumes=request.resume_from, agents=agent.output_schema
+        )
         plan = RunPlan(
             run=run,
             thread=thread,
@@ -157,6 +162,8 @@ class Opening:
             parent=parent.run_id if parent is not None else None,
             parent_step=parent.number if parent is not None else None,
             unserved_after=self._settings.tools.unserved_after,
+            structured=structured,
+            tells_runs=parent is None and bool(told_of_runs(self._settings, request.tenant)),
         )
         if asked is not None and called is not None:
             pending = (await self._direct.begin(run, thread, request, agent, called, asked),)

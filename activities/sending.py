@@ -25,7 +25,7 @@ from horarium.errors import ConfigError
 from horarium.ledger.database import Ledger
 from horarium.ledger.notices import Notices, Told
 from horarium.secrets import SecretReference, conceal, redact, reveal
-from horarium.settings import Webhook
+from horarium.settings import RunWebhook, Webhook
 
 log = structlog.get_logger()
 
@@ -132,7 +132,9 @@ class Sender:
 
             yield Target(called, told(f"{key} {number}"), send)
 
-    def program(self, name: str, webhook: Webhook, told: Callable[[str], Told], about: object, body: str) -> Target:
+    def program(
+        self, name: str, webhook: Webhook | RunWebhook, told: Callable[[str], Told], about: object, body: str
+    ) -> Target:
         """A webhook; `about` names the message, so that each attempt carries the same `webhook-id`."""
         message_id = f"msg_{digest(about).removeprefix('sha256:')[:32]}"
 
@@ -150,7 +152,7 @@ class Sender:
         except TimeoutError:
             raise NotSent(f"no answer within {patience:.0f} s") from None
 
-    async def _webhook(self, name: str, webhook: Webhook, message_id: str, body: str) -> None:
+    async def _webhook(self, name: str, webhook: Webhook | RunWebhook, message_id: str, body: str) -> None:
         now = self._clock().astimezone(UTC)
         headers = {
             "content-type": "application/json",
@@ -219,7 +221,7 @@ def _send_by_apprise(address: str, message: Words, patience: float) -> None:
         raise NotSent(f"{service.service_name} did not take it" + (f" (it answered {status})" if status else ""))
 
 
-def _signer(webhook: Webhook) -> Signer:
+def _signer(webhook: Webhook | RunWebhook) -> Signer:
     secret = reveal(webhook.secret)
     try:
         encoded = secret.removeprefix("whsec_").rstrip("=")  # some leave the padding out

@@ -155,7 +155,7 @@ class TickKeeper:
         )
         if asked is None or asked.run.tick != tick.id:
             whole = request.model_copy(update={"input": begun.input})
-            request_digest = digest({"request": whole.model_dump(mode="json")})
+            request_digest = digest({"request": whole.model_dump(mode="json", exclude={"functions", "output_schema"})})
             await self._runs.create(run, whole, key=None, request_digest=request_digest, tick=tick.id)
         keep = routine.conversation == "continue"
         await self._ticks.attempt_opened(

@@ -11,9 +11,10 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from horarium.contract import Resolution
-from horarium.errors import HorariumError, ProofInvalid
+from horarium.contract import Reassignment, Resolution
+from horarium.errors import ApprovalNotFound, HorariumError, ProofInvalid
 from horarium.ledger.approvals import Approvals
+from horarium.ledger.reassignments import handed_over
 from horarium.proof import KeyRing
 from horarium.protocol import Ballot
 
@@ -37,8 +38,11 @@ class Witness:
             arguments: Those of that call, where they are at hand; else the ledger's.
 
         Raises:
-            ProofInvalid: Proof is required, and this is none for exactly that.
+            ProofInvalid: Proof is required, and this is none for exactly that; or those who decide now were named by
+                somebody whose word does not count.
         """
+        if self.required:
+            await self._were_named(approval)
         try:
             key: str | None = await self._ballot_key(run, approval, ballot, digest, arguments)
         except HorariumError:
@@ -62,6 +66,39 @@ class Witness:
             if self.required:
                 raise
             return None
+
+    def of_reassignment(self, run: str, said: Reassignment, at: datetime) -> str | None:
+        """The key that proves who handed an approval to others, or none.
+
+        Raises:
+            ProofInvalid: Proof is required, and this is none for exactly that.
+        """
+        try:
+            return self._keys.verify(run, said, max(at, datetime.now(UTC)))
+        except HorariumError:
+            if self.required:
+                raise
+            return None
+
+    async def _were_named(self, approval: str) -> None:
+        """Verify, from the last one back, who handed an approval to those who decide now: a key may be revoked since.
+
+        Each may do so because the one before named them; an administrator may without.
+        """
+        try:
+            asked = await self._approvals.get(approval)
+        except ApprovalNotFound:
+            return
+        for handed in reversed(handed_over(asked)):
+            try:
+                self._keys.verify(asked.run_id, handed.said, datetime.now(UTC), recorded_at=handed.at)
+            except ProofInvalid as error:
+                raise ProofInvalid(
+                    f"{handed.said.by} handed {approval} to others, which does not count: {error.message}",
+                    hint="Have an administrator name who decides.",
+                ) from error
+            if handed.said.as_admin:
+                return
 
     async def _ballot_key(
         self, run: str, approval: str, ballot: Ballot, digest: str, arguments: dict[str, Any] | None

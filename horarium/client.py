@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from temporalio.client import Client as TemporalClient
 from temporalio.client import (
+    RPCTimeoutOrCancelledError,
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowQueryFailedError,
@@ -42,6 +44,7 @@ from horarium.contract import (
     CallerFunction,
     Decision,
     Message,
+    Reassignment,
     Remember,
     Resolution,
     ResolutionState,
@@ -78,9 +81,11 @@ from horarium.ledger.journal import SETTLED, Journal, StepRecord
 from horarium.ledger.runs import RunRecord, Runs
 from horarium.memory_client import MemoryClient
 from horarium.plans import is_role, plan_problems
-from horarium.proof import KeyRing
+from horarium.proof import ANYBODY, KeyRing
+from horarium.repeats import said_before
 from horarium.routine_client import RoutineClient
 from horarium.settings import Settings
+from horarium.structured import AnswerSchema, schema_flaw
 from horarium.thread_client import ThreadClient
 from horarium.toolbox_client import ToolboxClient
 from horarium.turns import stored_turn
@@ -89,6 +94,7 @@ from horarium.workspace_client import WorkspaceClient
 # A workflow task of a run takes milliseconds; when its worker dies, this is how long nobody else gets it.
 TASK_TIMEOUT = timedelta(seconds=2)
 LOOK_EVERY = 0.2  # seconds, of `watch`
+ANSWERED_WITHIN = timedelta(minutes=1)  # by a run, to what a person said; longer than a worker needs to come back
 CATCHING_UP = 5.0  # seconds that a run may be behind the ledger
 _AWAY = (
     RPCStatusCode.UNAVAILABLE,
@@ -97,7 +103,7 @@ _AWAY = (
     RPCStatusCode.FAILED_PRECONDITION,  # no worker has been seen on the queue
 )
 T = TypeVar("T")
-Said = TypeVar("Said", Decision, Resolution)
+Said = TypeVar("Said", Decision, Resolution, Reassignment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,13 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
         self.temporal = temporal
         self.ledger = ledger
         self.settings = settings
+        self._patience = ANSWERED_WITHIN
+
+    def with_patience(self, patience: timedelta) -> Self:
+        """The same connections, for somebody who waits no longer than this until a run answers what a person said."""
+        hurried = copy(self)
+        hurried._patience = patience
+        return hurried
 
     @classmethod
     async def connect(
@@ -169,6 +182,7 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
         continue_as_new_after: int | None = None,
         functions: Sequence[CallerFunction] = (),
         choice: str | None = None,
+        output_schema: Mapping[str, Any] | None = None,
     ) -> Run:
         """Start a run.
 
@@ -180,6 +194,7 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
             continue_as_new_after: Steps before the workflow continues as new; None leaves it to the engine.
             functions: Tools that you carry out: when the model calls one, the run waits for `submit_tool_outputs`.
             choice: The tool that the model has to call first; `*` for whichever. Needs a ledger.
+            output_schema: JSON Schema that the final answer has to fit, instead of the agent's own; at most 16 KiB.
 
         Raises:
             RunExists: The key was used for another request.
@@ -207,12 +222,18 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
         inline = (
             request
             if self.ledger is not None
-            else RunRequest.model_validate({**request.model_dump(), "input": input, "functions": functions})
+            else RunRequest.model_validate(
+                {**request.model_dump(), "input": input, "functions": functions, "output_schema": output_schema}
+            )
         )
+        flaw = schema_flaw(output_schema) if output_schema is not None else None
+        if flaw is not None:
+            raise ConfigError(f"The output schema {flaw}.")
         check_functions(functions, choice if functions else None)
         if choice is not None and self.ledger is None:
             raise ConfigError("What is called first is kept in the ledger.", hint="Connect with ledger=True.")
-        return await self._begin(request, input, inline, key, RunFunctions(tuple(functions), choice))
+        schema = AnswerSchema(json_schema=dict(output_schema), own=True) if output_schema is not None else None
+        return await self._begin(request, input, inline, key, RunFunctions(tuple(functions), choice), schema)
 
     async def _begin(
         self,
@@ -221,13 +242,15 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
         inline: RunRequest,
         key: str | None,
         functions: RunFunctions | None = None,
+        schema: AnswerSchema | None = None,
     ) -> Run:
         """Write a run down with its input and start it; without a ledger, start it with `inline`."""
         run_id = run_id_for_key(request.tenant, key) if key is not None else new_run_id()
         if self.ledger is not None:
             # The ledger takes an input of any length; only the workflow's payload is small.
-            asked = request.model_copy(update={"input": input})
-            whole: dict[str, Any] = {"request": asked.model_dump(mode="json", exclude={"functions"})}
+            kept = {**request.metadata, **(schema.as_metadata() if schema is not None else {})}
+            asked = request.model_copy(update={"input": input, "metadata": kept})
+            whole: dict[str, Any] = {"request": asked.model_dump(mode="json", exclude={"functions", "output_schema"})}
             if functions is not None and (functions.functions or functions.choice):
                 whole["functions"] = [one.model_dump(mode="json") for one in functions.functions]
                 whole["choice"] = functions.choice
@@ -364,30 +387,47 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
         """
         if decision.arguments is not None:
             check_edit(decision.arguments)  # before it is sent: JSON would make null of NaN
-        decision = self._signed(run, decision)
+        return await self._of_approval(run, contract.UPDATE_DECIDE, self._signed(run, decision))
+
+    async def reassign(self, run: str, reassignment: Reassignment) -> ApprovalState:
+        """Let others decide on an approval; signed when this client has an approver key for whoever says so.
+
+        Raises:
+            NotAnApprover: Others decide on it, and say who does.
+            ReassignmentRefused: It cannot be handed to those, or not now, or the plan lets nobody.
+            ApprovalAlreadyDecided, ApprovalExpired, ApprovalWithdrawn, ApprovalNotFound, DigestMismatch,
+            ProofInvalid, Conflict: It does not count.
+        """
+        return await self._of_approval(run, contract.UPDATE_REASSIGN, self._signed(run, reassignment))
+
+    async def _of_approval(self, run: str, update: str, said: Decision | Reassignment) -> ApprovalState:
         deadline = asyncio.get_running_loop().time() + CATCHING_UP
         while True:
             try:
-                return await self._update(run, contract.UPDATE_DECIDE, decision, ApprovalState)
+                return await self._update(run, update, said, ApprovalState)
             except ApprovalNotFound:
                 # The ledger may be ahead of the run for a moment: a worker died between writing and saying so.
                 late = asyncio.get_running_loop().time() > deadline
-                if late or not await self._waits(decision.approval):
+                if late or not await self._waits(said.approval):
                     raise
                 await asyncio.sleep(LOOK_EVERY)
             except Conflict as error:
                 if type(error) is Conflict:  # the run has ended, and says no more; the ledger knows who decided
-                    await self._say_who_decided(decision.approval, error)
+                    return await self._decided_before(said, error)
                 raise
 
-    async def _say_who_decided(self, approval_id: str, ended: Conflict) -> None:
+    async def _decided_before(self, said: Decision | Reassignment, ended: Conflict) -> ApprovalState:
         if self.ledger is None:
-            return
-        found = await Approvals(self.ledger).get(approval_id)
-        if found.verdict is not None and found.decided_by is not None:
-            raise ApprovalAlreadyDecided(
-                f"Approval {approval_id} was {found.status} by {found.decided_by}, and its run has ended."
-            ) from ended
+            raise ended
+        found = await Approvals(self.ledger).get(said.approval)
+        if found.verdict is None or found.decided_by is None:
+            raise ended
+        before = said_before(said, found, await self.votes(found.id))
+        if before is not None:
+            return before
+        raise ApprovalAlreadyDecided(
+            f"Approval {found.id} was {found.status} by {found.decided_by}, and its run has ended."
+        ) from ended
 
     async def _waits(self, approval_id: str) -> bool:
         if self.ledger is None:
@@ -426,18 +466,29 @@ class Client(RoutineClient, MemoryClient, CallClient, WorkspaceClient, ThreadCli
     def _signed(self, run: str, said: Said) -> Said:
         if said.proof is not None or self.settings is None:
             return said
-        signer = KeyRing.of(self.settings).signer(said.by)
+        of_admin = isinstance(said, Reassignment) and said.as_admin
+        signer = KeyRing.of(self.settings).signer(ANYBODY if of_admin else said.by)
         return signer.sign(run, said) if signer is not None else said
 
     async def _update(self, run: str, name: str, payload: Any, result: type[T]) -> T:
         handle = self.temporal.get_workflow_handle(run)
+        waiting = asyncio.timeout(self._patience.total_seconds())
         try:
-            answer: T = await handle.execute_update(name, payload, result_type=result)
+            async with waiting:
+                answer: T = await handle.execute_update(name, payload, result_type=result)
             return answer
         except WorkflowUpdateFailedError as error:
             cause = error.cause
             kind = errors.BY_CODE.get(cause.type or "", Conflict) if isinstance(cause, ApplicationError) else Conflict
             raise kind(cause.message if isinstance(cause, ApplicationError) else str(cause)) from error
+        except (RPCTimeoutOrCancelledError, TimeoutError) as error:
+            if not waiting.expired():
+                raise
+            # The server keeps it until a worker comes; waiting for that could be for ever.
+            raise Unreachable(
+                "No engine worker has taken this up yet, so it may still count, or not.",
+                hint="Say the same again in a moment: it counts once.",
+            ) from error
         except RPCError as error:
             raise _translated(error, run) from error
 
@@ -740,6 +791,15 @@ class Run:
     async def answer(self, approval: Approval, answer: str, *, by: str, comment: str | None = None) -> ApprovalState:
         """Tell the model this instead of making the call. Raises as `approve`."""
         return await self._decide(approval, "answer", by, comment=comment, answer=answer)
+
+    async def reassign(
+        self, approval: Approval, *to: str, by: str, comment: str | None = None, as_admin: bool = False
+    ) -> ApprovalState:
+        """Let these people, and roles as `role:<name>`, decide instead. Raises as `Client.reassign`."""
+        said = Reassignment(
+            approval=approval.id, digest=approval.digest, to=to, by=by, comment=comment, as_admin=as_admin
+        )
+        return await self._client.reassign(self.id, said)
 
     async def _decide(self, approval: Approval, verdict: Verdict, by: str, **rest: Any) -> ApprovalState:
         decision = Decision(approval=approval.id, digest=approval.digest, by=by, verdict=verdict, **rest)

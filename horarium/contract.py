@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from horarium.definitions import Limits
+from horarium.structured import a_schema
 
 # Names
 RUN_WORKFLOW = "AgentRun"
@@ -27,6 +28,7 @@ ENGINE_QUEUE = "horarium"
 TOOL_QUEUE_PREFIX = "horarium-tools-"
 
 UPDATE_DECIDE = "decide"
+UPDATE_REASSIGN = "reassign"
 SIGNAL_APPROVE = "approve"
 SIGNAL_REJECT = "reject"
 SIGNAL_MESSAGE = "message"
@@ -51,6 +53,7 @@ MAX_OUTPUT_CHARS = 4_000
 MAX_MESSAGE_CHARS = 16_000
 MAX_ARGUMENT_CHARS = 16_000
 MAX_FUNCTIONS = 128
+MAX_REASSIGNED_TO = 50
 MAX_INLINE_FUNCTION_CHARS = 16_000
 MAX_TICK_ID_CHARS = 200
 MAX_EVENT_DEPTH = 100
@@ -194,6 +197,10 @@ class RunRequest(Wire):
         description="Tools that whoever starts the run carries out, for this run besides the agent's own; longer ones "
         "through the Python client.",
     )
+    output_schema: Annotated[dict[str, Any], AfterValidator(a_schema)] | None = Field(
+        default=None,
+        description="JSON Schema that the final answer has to fit, instead of the agent's own; at most 16 KiB.",
+    )
     carried: dict[str, Any] | None = Field(
         default=None, description="The engine's own, when it continues as new. Leave it out."
     )
@@ -329,6 +336,8 @@ class Approval(Wire):
     not_by: tuple[str, ...] = Field(default=(), description="Who may not: whoever started the run (four eyes).")
     expires_at: datetime | None = None
     escalated: bool = False
+    reassigned: int = Field(default=0, description="How often it was handed to others.")
+    reassigned_by: str | None = Field(default=None, description="Who did so last.")
     edited_by: str | None = Field(default=None, description="Who changed the arguments; the digest is of theirs.")
     votes: tuple[Vote, ...] = ()
     decided_at: datetime | None = None
@@ -360,11 +369,35 @@ class Decision(Wire):
     proof: Proof | None = Field(default=None, description="Needed where the worker requires proof.")
 
 
+class Reassignment(Wire):
+    """Payload of the update `reassign`: others decide on an open approval, in place of those who were asked.
+
+    Whoever may decide may do so. What the plan wants besides stays: how many approve, four eyes, until when. Votes that
+    were given stand, and whoever gave one stays among those who decide.
+    """
+
+    approval: str = Field(description="The approval's id.")
+    digest: str = Field(description="The digest that was shown.")
+    to: tuple[Annotated[Name, Field(max_length=200)], ...] = Field(
+        min_length=1,
+        max_length=MAX_REASSIGNED_TO,
+        description="Who decides from now on: people, and roles as `role:<name>`.",
+    )
+    by: Name = Field(min_length=1, max_length=200, description="Who says so.")
+    as_admin: bool = Field(
+        default=False,
+        description="Whoever says so is an administrator, and need not be among those who decide. Where proof is "
+        "required, with a key that may sign for anybody.",
+    )
+    comment: Text | None = Field(default=None, max_length=2_000, description="For those who decide from now on.")
+    proof: Proof | None = Field(default=None, description="Needed where the worker requires proof.")
+
+
 class ApprovalState(Wire):
-    """Answer of the update `decide`."""
+    """Answer of the updates `decide` and `reassign`."""
 
     approval: Approval
-    repeated: bool = Field(default=False, description="The same decision had been made before; nothing changed.")
+    repeated: bool = Field(default=False, description="The same had been said before; nothing changed.")
 
 
 class Message(Wire):

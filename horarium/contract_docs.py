@@ -28,6 +28,7 @@ from horarium.contract import (
     DirectCall,
     Message,
     Proof,
+    Reassignment,
     Remember,
     Resolution,
     ResolutionState,
@@ -73,6 +74,10 @@ _APPROVAL = Approval(
     requested_at=_ASKED,
 )
 
+_HANDED = Reassignment(
+    approval="apr_7Q2X…", digest=_DIGEST, to=("bruno@ops", "role:heads"), by="maria@ops", comment="I am on leave."
+)
+
 # One example for each payload, made with the models themselves, so that it is valid.
 EXAMPLES: tuple[Wire, ...] = (
     RunRequest(agent="log-triage", input="Read build.log and open a ticket.", requested_by="build-bot"),
@@ -112,6 +117,7 @@ EXAMPLES: tuple[Wire, ...] = (
         )
     ),
     _VOTE,
+    _HANDED,
     Remember(scope="thread", lasts=timedelta(hours=2), bounds={"severity": {"enum": ["low", "medium"]}}),
     _PROOF,
     Message(text="The header belongs to libcairo2-dev.", by="maria@ops"),
@@ -154,6 +160,7 @@ EXAMPLES: tuple[Wire, ...] = (
 _NAMES = (
     ("workflow", contract.RUN_WORKFLOW, "RunRequest → RunResult"),
     ("update", contract.UPDATE_DECIDE, "Decision → ApprovalState"),
+    ("update", contract.UPDATE_REASSIGN, "Reassignment → ApprovalState"),
     ("signal", contract.SIGNAL_APPROVE, "Decision"),
     ("signal", contract.SIGNAL_REJECT, "Decision"),
     ("signal", contract.SIGNAL_MESSAGE, "Message"),
@@ -248,6 +255,7 @@ def _proof() -> Iterator[str]:
     )
     said = statement(_RUN, decision, key=_PROOF.key, expires_at=_PROOF.expires_at, nonce=_PROOF.nonce)
     resolution = Resolution(step=f"{_RUN}/0005", question="apr_2M8F…", verdict="retry", by="maria@ops")
+    handed = statement(_RUN, _HANDED, key=_PROOF.key, expires_at=_PROOF.expires_at, nonce=_PROOF.nonce)
     order = RoutineOrder(action="run", routine="nightly-triage", by="maria@ops", input="Only issue 7.")
     ordered = statement(
         "order_01JD8M5Q0V7X3T2N9B6C4H1KZG", order, key=_PROOF.key, expires_at=_PROOF.expires_at, nonce=_PROOF.nonce
@@ -265,6 +273,10 @@ def _proof() -> Iterator[str]:
     yield "And of a resolution, which then has to name its `question`:"
     yield ""
     yield from _code("json", settled.decode())
+    yield ""
+    yield "Of a reassignment:"
+    yield ""
+    yield from _code("json", handed.decode())
     yield ""
     yield "Of an order about a routine, `order` is the id of its own workflow, and the proof is good for one workflow"
     yield "of that id. `definition` and `payload` are digests of their JSON in that same form, `input` and `note` of"

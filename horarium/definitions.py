@@ -21,6 +21,7 @@ from horarium.mcpservers import Label, McpServer
 from horarium.memories import MemoryKind
 from horarium.people import is_among
 from horarium.problems import near_miss
+from horarium.structured import a_schema
 
 OnStepFailure = Literal["tell", "fail", "hold"]
 NameOrRole = Annotated[str, Field(max_length=200)]
@@ -28,6 +29,10 @@ NameOrRole = Annotated[str, Field(max_length=200)]
 
 def _is_none(value: object) -> bool:
     return value is None
+
+
+def _is_true(value: object) -> bool:
+    return value is True
 
 
 class Limits(Definition):
@@ -267,6 +272,11 @@ class ApprovalRule(Definition):
     on_escalation_expiry: Literal["reject", "fail"] = "reject"
     remind_every: Duration | None = Field(default=None, ge=timedelta(minutes=1))
     remember: RememberRule | None = Field(default=None, description="None: each call is asked about.")
+    reassign: bool = Field(
+        default=True,
+        description="Whoever may decide may hand it to others, who decide instead.",
+        exclude_if=_is_true,  # of the digest too: no agent gets a new version because it was added
+    )
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> ApprovalRule:
@@ -371,6 +381,15 @@ class Agent(Definition):
         "A model that failed for good fails the run, or holds it.",
     )
     metadata: dict[str, str] = Field(default={}, description="Yours.")
+    # Left out of the digest where there is none, as new limits are.
+    input_schema: Annotated[dict[str, Any], AfterValidator(a_schema)] | None = Field(
+        default=None, description="JSON Schema that the body of an invocation has to fit.", exclude_if=_is_none
+    )
+    output_schema: Annotated[dict[str, Any], AfterValidator(a_schema)] | None = Field(
+        default=None,
+        description="JSON Schema that the final answer has to fit; one that does not goes back to the model.",
+        exclude_if=_is_none,
+    )
 
     def __init__(
         self,
@@ -391,6 +410,8 @@ class Agent(Definition):
         settings: ModelSettings | None = None,
         on_step_failure: OnStepFailure = "tell",
         metadata: dict[str, str] | None = None,
+        input_schema: dict[str, Any] | None = None,
+        output_schema: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
             **{
@@ -410,6 +431,8 @@ class Agent(Definition):
                 "settings": settings or ModelSettings(),
                 "on_step_failure": on_step_failure,
                 "metadata": metadata or {},
+                "input_schema": input_schema,
+                "output_schema": output_schema,
             }
         )
 

@@ -6,7 +6,7 @@ HorariumError               code, a sentence, and what to do next
 ├── NotFound                RunNotFound, AgentNotFound, ThreadNotFound, RoutineNotFound, ApprovalNotFound,
 │                           ToolUnavailable, ToolboxNotFound, MemoryNotFound, LinkInvalid
 ├── Conflict                RunExists, ThreadBusy, AlreadyRunning, ApprovalAlreadyDecided, ApprovalExpired,
-│                           ApprovalWithdrawn, DigestMismatch, LinkUsed, LinkExpired, ToolChanged
+│                           ApprovalWithdrawn, DigestMismatch, ReassignmentRefused, LinkUsed, LinkExpired, ToolChanged
 ├── TemplateFailed          a routine's input cannot be rendered (horarium/templates.py)
 ├── ArgumentsRejected       edited arguments that do not fit the tool
 ├── NotAnApprover           somebody else decides this
@@ -158,6 +158,12 @@ class DigestMismatch(Conflict):
     """The decision was made on other arguments than those that wait."""
 
     code = "digest_mismatch"
+
+
+class ReassignmentRefused(Conflict):
+    """An approval cannot be handed to those people, or not now."""
+
+    code = "reassignment_refused"
 
 
 class LinkUsed(Conflict):

@@ -36,7 +36,7 @@ from pydantic import (
 )
 
 from horarium.content import canonical, digest, digest_text
-from horarium.contract import Decision, Proof, Remember, Resolution, RoutineOrder
+from horarium.contract import Decision, Proof, Reassignment, Remember, Resolution, RoutineOrder
 from horarium.errors import ConfigError, NotFound, ProofInvalid
 from horarium.people import is_among
 from horarium.secrets import conceal, reveal
@@ -46,12 +46,13 @@ FILE = "approver-keys.json"
 ANYBODY = "*"
 LASTS = timedelta(hours=1)
 LEEWAY = timedelta(seconds=30)  # between the clocks of who signs and who verifies
+FOR_ADMINS = "Only a key that may sign for anybody can: the gateway's."
 LOCK_SECONDS = 10.0  # a key is written in milliseconds
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Bytes32 = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{43}$")]  # as base64url without padding
-Signable = Decision | Resolution | RoutineOrder
-Said = TypeVar("Said", Decision, Resolution, RoutineOrder)
+Signable = Decision | Resolution | RoutineOrder | Reassignment
+Said = TypeVar("Said", Decision, Resolution, RoutineOrder, Reassignment)
 
 
 class Key(BaseModel):
@@ -121,6 +122,16 @@ def _body(workflow: str, said: Signable, key: str, expires_at: datetime, nonce: 
     proof = {"v": 1, "by": said.by, "key": key, "expires_at": _time(expires_at), "nonce": nonce}
     if isinstance(said, RoutineOrder):
         return proof | _order(workflow, said)
+    if isinstance(said, Reassignment):
+        return proof | {
+            "kind": "reassignment",
+            "run": workflow,
+            "subject": said.approval,
+            "digest": said.digest,
+            "to": list(said.to),
+            "as_admin": said.as_admin,
+            "comment": _digest(said.comment),
+        }
     if isinstance(said, Decision):
         body: dict[str, Any] = {
             "kind": "decision",
@@ -152,6 +163,10 @@ def _order(workflow: str, said: RoutineOrder) -> dict[str, Any]:
         "payload": digest(said.payload) if said.payload is not None else None,
         "order_key": said.key,
     }
+
+
+def _is_of_admin(said: Signable) -> bool:
+    return isinstance(said, Reassignment) and said.as_admin
 
 
 class Signer:
@@ -190,7 +205,9 @@ class Signer:
             raise ConfigError(f"The key {self.id} may not sign for {said.by!r}.", hint="Use the person's own name.")
         if isinstance(said, Resolution) and said.question is None:
             raise ProofInvalid("A resolution is signed with the question it answers.", hint="Give `question`.")
-        if not isinstance(said, RoutineOrder) and said.verdict is None:
+        if _is_of_admin(said) and ANYBODY not in self.key.subjects:
+            raise ConfigError(f"The key {self.id} may not sign for an administrator.", hint=FOR_ADMINS)
+        if isinstance(said, Decision) and said.verdict is None:
             raise ProofInvalid("A decision is signed with its verdict.", hint="Give `verdict`.")
         expires_at, nonce = datetime.now(UTC) + lasts, secrets.token_urlsafe(16)
         signature = self._private.sign(statement(workflow, said, key=self.id, expires_at=expires_at, nonce=nonce))
@@ -265,6 +282,8 @@ class KeyRing:
             raise ProofInvalid(f"Its proof expired at {ended}.", hint="Give it again." if orders else "Decide again.")
         if said.by is None or not key.may_sign_for(said.by):
             raise ProofInvalid(f"The key {key.id} may not sign for {said.by!r}.")
+        if _is_of_admin(said) and ANYBODY not in key.subjects:
+            raise ProofInvalid(f"The key {key.id} may not sign for an administrator.", hint=FOR_ADMINS)
         if isinstance(said, Resolution) and said.question is None:
             raise ProofInvalid("It names no question, so its proof would be good for any.")
         signed = statement(workflow, said, key=proof.key, expires_at=proof.expires_at, nonce=proof.nonce)

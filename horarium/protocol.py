@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from horarium.contract import Decision, Resolution, RunRequest, Usage
+from horarium.contract import Decision, Reassignment, Resolution, RunRequest, Usage
 from horarium.definitions import Limits, OnStepFailure, RememberRule
 from horarium.tools import Effect
 
@@ -27,6 +27,7 @@ CHECK_DECISION = "check_decision"
 CHECK_RESOLUTION = "check_resolution"
 RECORD_VOTE = "record_vote"
 ESCALATE = "escalate"
+REASSIGN = "reassign"
 OPEN_QUESTION = "open_question"
 SETTLE_QUESTION = "settle_question"
 SETTLE_STEP = "settle_step"
@@ -47,8 +48,20 @@ SETTLE_FUNCTION = "settle_function"
 TOOLS_NOT_DISCOVERED = "tools_not_discovered"  # error code of `open_run`: discover them, then open again
 
 NoticeEvent = Literal[
-    "requested", "reminder", "escalated", "expired", "decided", "unknown_outcome", "held_step", "tool_unserved"
+    "requested",
+    "reminder",
+    "escalated",
+    "reassigned",
+    "expired",
+    "decided",
+    "unknown_outcome",
+    "held_step",
+    "tool_unserved",
+    "run_ended",
+    "run_requires_action",
 ]
+
+RUN_NOTICES: tuple[NoticeEvent, ...] = ("run_ended", "run_requires_action")
 
 REVISION = 1
 PREVIEW_CHARS = 500
@@ -149,6 +162,10 @@ class RunPlan(Payload):
     unserved_after: timedelta = Field(
         default=timedelta(seconds=10), description="A call that no tool worker takes for so long is told of."
     )
+    structured: bool = Field(
+        default=False, description="The final answer has to fit a schema, which the ledger has with the run."
+    )
+    tells_runs: bool = Field(default=False, description="Programs are told when the run waits.")
 
 
 class DiscoverTools(Payload):
@@ -313,6 +330,7 @@ class ModelStep(Payload):
     permit: int = 0
     recalled: int | None = Field(default=None, description="The step that recalled memories.")
     compacted: bool = Field(default=False, description="A summary was tried since the last turn that counted.")
+    structured: bool = Field(default=False, description="As in `RunPlan`.")
 
 
 class ModelReply(Payload):
@@ -461,6 +479,24 @@ class Escalated(Payload):
     more: int = 0
 
 
+class Reassign(Payload):
+    """Argument of `reassign`."""
+
+    run: str
+    reassignment: Reassignment
+    at: datetime
+
+
+class Reassigned(Payload):
+    """Result of `reassign`."""
+
+    people: tuple[str, ...] = Field(default=(), description="As in `AskedApproval`.")
+    more: int = 0
+    times: int = Field(default=0, description="How often the approval was handed to others.")
+    code: str | None = Field(default=None, description="Of the error, when it does not count.")
+    message: str | None = None
+
+
 class ApprovalOutcome(Payload):
     """How one approval ended, other than by an approved call (which `call_tool` records)."""
 
@@ -584,19 +620,23 @@ class CloseRun(Payload):
 
 
 class ClosedRun(Payload):
-    """Result of `close_run`, when the output was wanted."""
+    """Result of `close_run`, when the output was wanted or somebody is to be told."""
 
-    output: str = Field(default="", description="Of the call that was made, cut.")
+    output: str | None = Field(default="", description="Of the call that was made, cut. None: it was not wanted.")
     output_truncated: bool = False
+    tells: bool = Field(default=False, description="Programs are told how it ended.")
 
 
 class Notice(Payload):
     """Argument of `notify`: what people are told of; the content is in the ledger."""
 
     run: str
-    subject: str = Field(description="The question's id; of `tool_unserved`: the step's.")
+    subject: str = Field(description="The question's id; of `tool_unserved`: the step's; of `run_…`: the run's.")
     event: NoticeEvent
-    occurrence: int = Field(default=0, description="Of reminders: which; told once each.")
+    occurrence: int = Field(
+        default=0, description="Of reminders, of reassignments, and of the times that a run waits: which."
+    )
+    at: datetime | None = Field(default=None, description="When it happened; only of `run_…`.")
     tool: str = Field(default="", max_length=64, description="Of `tool_unserved`: which tool is called.")
 
 

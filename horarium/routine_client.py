@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -34,6 +35,15 @@ ORDER_PATIENCE = timedelta(seconds=60)
 BACKFILL_PATIENCE = timedelta(minutes=10)  # its ticks are started one after the other
 TRIGGER = "main"  # of a routine that is made with one
 ORDER_TASK_TIMEOUT = timedelta(seconds=2)
+ORDERS_AT_ONCE = 16  # of one that is for many routines
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """What pausing many routines came to; `wrong`: name to why it could not be."""
+
+    obeyed: tuple[str, ...]
+    wrong: Mapping[str, str]
 
 
 class RoutineClient(ABC):
@@ -161,6 +171,29 @@ class RoutineClient(ABC):
             Unreachable: Temporal, or a worker, does not answer.
         """
         return await self._order("resume", name, tenant, by)
+
+    async def pause_routines(
+        self, *, note: str | None = None, tenant: str = "default", by: str | None = None
+    ) -> Paused:
+        """Pause every routine that fires, for when something is wrong. What runs already goes on.
+
+        Returns:
+            Which were paused, and why some could not be: they fire on.
+        """
+        room = asyncio.Semaphore(ORDERS_AT_ONCE)
+        wrong: dict[str, str] = {}
+
+        async def one(name: str) -> str:
+            async with room:
+                try:
+                    await self.pause_routine(name, note=note, tenant=tenant, by=by)
+                except HorariumError as error:
+                    wrong[name] = error.message
+            return name
+
+        firing = [record.name for record in await self.routines(tenant=tenant) if not record.paused]
+        asked = await asyncio.gather(*map(one, firing))
+        return Paused(tuple(name for name in asked if name not in wrong), wrong)
 
     # ---- running
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -22,6 +24,7 @@ from referencing.exceptions import Unresolvable
 from horarium.content import canonical
 
 MOST_STEPS = 50_000  # keywords looked at in one check, about a second; an honest one needs some thousand
+MOST_CHARS = 200  # of one message
 Check = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 
 _steps: ContextVar[list[int]] = ContextVar("steps")
@@ -29,6 +32,18 @@ _steps: ContextVar[list[int]] = ContextVar("steps")
 
 class _TooMuch(Exception):
     """The check needs more steps than any honest schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """One place in which a value misses a schema: where, as a path, and why."""
+
+    where: tuple[str | int, ...]
+    why: str
+
+    def __str__(self) -> str:
+        path = "/".join(map(str, self.where))
+        return f"{self.why}" + (f" (at {path!r})" if path else "")
 
 
 def schema_problem(parameters: Mapping[str, Any], arguments: Any) -> str | None:
@@ -41,6 +56,24 @@ def schema_problem(parameters: Mapping[str, Any], arguments: Any) -> str | None:
         return None
     where = "/".join(str(part) for part in error.absolute_path)
     return f"{error.message}" + (f" (at {where!r})" if where else "")
+
+
+def problems(schema: Mapping[str, Any], value: Any, most: int) -> tuple[Miss, ...]:
+    """The first places in which a value misses a schema; none when it fits."""
+    token = _steps.set([MOST_STEPS])
+    try:
+        errors = list(islice(_validator(canonical(schema)).iter_errors(value), most))
+        found = [best_match([error]) or error for error in errors]
+    except (_TooMuch, Unresolvable, RecursionError) as problem:
+        return (Miss((), f"It cannot be checked: the schema {_words(problem)}"),)
+    finally:
+        _steps.reset(token)
+    return tuple(Miss(tuple(error.absolute_path), _shortened(error.message)) for error in found)
+
+
+def _shortened(message: str) -> str:
+    """The value that is wrong stands in front, whole; what is wrong with it, at the end."""
+    return message if len(message) <= MOST_CHARS else f"{message[:60]}… {message[-(MOST_CHARS - 62) :]}"
 
 
 def nothing_checked_by(parameters: Mapping[str, Any]) -> str | None:

@@ -150,6 +150,28 @@ class Webhook(Section):
     secret: SecretReference = Field(description="`whsec_…`, by reference.")
 
 
+RunEvent = Literal["run.completed", "run.incomplete", "run.failed", "run.cancelled", "run.requires_action"]
+RUN_EVENTS: tuple[RunEvent, ...] = (
+    "run.completed",
+    "run.incomplete",
+    "run.failed",
+    "run.cancelled",
+    "run.requires_action",
+)
+
+
+class RunWebhook(Section):
+    """`[[gateway.webhooks]]`: told how runs end and when they wait, signed as Standard Webhooks has it."""
+
+    url: Annotated[str, AfterValidator(_a_webhook_url)] = Field(description="https, or http on loopback.")
+    secret: SecretReference = Field(description="`whsec_…`, by reference.")
+    events: Annotated[tuple[RunEvent, ...], Field(min_length=1)] = Field(
+        default=RUN_EVENTS,
+        description="Which it is told of; all when left out. Runs of sub-agents are told as their parent's waiting.",
+    )
+    tenant: str = Field(default="default", min_length=1, max_length=64, description="Whose runs it is told of.")
+
+
 def _a_person(name: str) -> str:
     if not name.strip():
         raise ValueError("is empty; name a person")
@@ -341,7 +363,9 @@ class GatewaySettings(Section):
     """`[gateway]`: what others reach over HTTP."""
 
     anonymous: bool = Field(
-        default=True, description="Bound to loopback, it lets calls in without an API key. Bound elsewhere, never."
+        default=True,
+        description="Bound to loopback, it lets calls in without an API key. Bound elsewhere, or reached by `hosts` "
+        "or through `proxies`, never.",
     )
     hosts: tuple[str, ...] = Field(
         default=(),
@@ -353,6 +377,10 @@ class GatewaySettings(Section):
     )
     max_body_bytes: int = Field(default=1_000_000, ge=1_000, description="Of one request.")
     hooks: Annotated[tuple[Hook, ...], Field(max_length=100), AfterValidator(_named_once)] = ()
+    webhooks: Annotated[tuple[RunWebhook, ...], Field(max_length=100)] = Field(
+        default=(),
+        description="Told of runs by the engine's workers, for a day as long as one of them does not answer.",
+    )
     oidc: OidcSettings | None = Field(default=None, description="None: API keys only.")
     limits: LimitSettings = LimitSettings()
     proxies: Annotated[tuple[str, ...], AfterValidator(_networks)] = Field(
@@ -373,7 +401,9 @@ class GatewaySettings(Section):
         "than the minute after which many clients give up: that cancels the call.",
     )
     start_patience: Duration = Field(
-        default=timedelta(seconds=10), gt=timedelta(0), description="Until an engine worker has taken a call up."
+        default=timedelta(seconds=10),
+        gt=timedelta(0),
+        description="Until an engine worker has taken a call, or a decision, up.",
     )
 
 
@@ -559,3 +589,12 @@ def notifies(settings: Settings) -> bool:
     """Whether there is anybody to tell of approvals."""
     approvals = settings.approvals
     return bool(approvals.notify or approvals.webhooks or approvals.people)
+
+
+def told_of_runs(settings: Settings, tenant: str, event: RunEvent | None = None) -> tuple[tuple[int, RunWebhook], ...]:
+    """The webhooks that are told of a tenant's runs, of an event or of any, each with its place from 1."""
+    return tuple(
+        (number, webhook)
+        for number, webhook in enumerate(settings.gateway.webhooks, 1)
+        if webhook.tenant == tenant and (event is None or event in webhook.events)
+    )

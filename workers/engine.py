@@ -29,6 +29,7 @@ from activities.notify import Notifier
 from activities.openapi_tools import OpenApiTools
 from activities.opening import Opening
 from activities.performers import Performers
+from activities.reassigning import Reassigning
 from activities.recalling import Recalling
 from activities.ticks import TickKeeper
 from activities.toolboxes import ToolboxFinder
@@ -127,7 +128,8 @@ async def serve_engine(
         Opening(ledger, catalog, temporal, discovery, files, settings).open_run,
         discovery.discover_tools,
         *_deciding(Deciding(ledger, catalog, settings)),
-        *_bookkeeping(Bookkeeping(ledger, temporal)),
+        Reassigning(ledger, catalog, settings).reassign,
+        *_bookkeeping(Bookkeeping(ledger, temporal, settings)),
         *_of_ticks(keeper),
         *_of_watch(Watch(ledger, temporal, converge=Deployment(ledger, temporal).converge, end_gone=keeper.end_gone)),
     ]

@@ -34,6 +34,7 @@ with workflow.unsafe.imports_passed_through():
         ApprovalState,
         Decision,
         Message,
+        Reassignment,
         Resolution,
         ResolutionState,
         RunRequest,
@@ -133,11 +134,14 @@ class AgentRun:
         self._resolved: dict[str, Resolution] = {}
         self._undecided: set[str] = set()
         self._late = 0
+        self._voting: list[str] = []
+        self._reassigning: set[str] = set()
         self._inquiring: set[str] = set()
         self._counted: set[str] = set()
         self._steps = Steps(self._run, self._request.tenant, lambda: self._opened, self._events.append, self._aside)
         self._told_parent: tuple[Waiting, ...] = ()
         self._telling_parent = False
+        self._told_waits: tuple[int, tuple[str, ...]] = (0, ())
         self._status: Status = "queued"
         self._close: Close | None = None
         self._broken: Exception | None = None
@@ -211,6 +215,17 @@ class AgentRun:
         """Refuse before history is written."""
         with _as_application_error():
             self._desk.check(Decision.model_validate(decision), workflow.now())
+
+    @workflow.update(name=contract.UPDATE_REASSIGN)
+    async def reassign(self, reassignment: Any) -> ApprovalState:
+        """Hand an approval to others (`Reassignment`), who decide instead; answers with what then stands."""
+        return await self._reassign(Reassignment.model_validate(reassignment))
+
+    @reassign.validator
+    def may_reassign(self, reassignment: Any) -> None:
+        """Refuse before history is written."""
+        with _as_application_error():
+            self._desk.check_reassignment(Reassignment.model_validate(reassignment), workflow.now())
 
     @workflow.signal(name=contract.SIGNAL_APPROVE)
     async def approve(self, decision: Any = None, *_more: Any) -> None:
@@ -321,6 +336,7 @@ class AgentRun:
             )
             if checked.code is not None:
                 raise ApplicationError(checked.message or checked.code, type=checked.code, non_retryable=True)
+        await self._handed_over(approval.id)
         # Checked again: another decision, the deadline, or the run's end may have come in between.
         with _as_application_error():
             if self._opened.closed and approval.status == "pending":
@@ -336,7 +352,11 @@ class AgentRun:
                 decision=decision.model_copy(update={"arguments": None}), at=vote.at, via=via, key=vote.key
             )
             record = protocol.RecordVote(run=self._run, approval=approval.id, ballot=ballot, digest=vote.digest)
-            recorded = await written(self._plan, protocol.RECORD_VOTE, record, Checked)
+            self._voting.append(approval.id)
+            try:
+                recorded = await written(self._plan, protocol.RECORD_VOTE, record, Checked)
+            finally:
+                self._voting.remove(approval.id)
             if recorded is not None and recorded.code is not None:
                 self._want_proof()
                 self._desk.retract(approval.id, decision.by)
@@ -377,6 +397,35 @@ class AgentRun:
         finally:
             self._late -= 1
         return self._desk.check(decision, workflow.now())
+
+    async def _reassign(self, said: Reassignment) -> ApprovalState:
+        # One at a time, and not before every vote is in the ledger: whoever voted stays among those who decide.
+        while said.approval in self._reassigning or said.approval in self._voting:
+            await workflow.wait_condition(
+                lambda: said.approval not in self._reassigning and said.approval not in self._voting
+            )
+        with _as_application_error():
+            approval = self._desk.check_reassignment(said, workflow.now())
+            if self._opened.closed:
+                self._desk.take_back(approval.id, workflow.now())
+        self._reassigning.add(approval.id)
+        try:
+            handing = protocol.Reassign(run=self._run, reassignment=said, at=workflow.now())
+            done = await local(protocol.REASSIGN, handing, protocol.Reassigned)
+            if done.code is not None:
+                raise ApplicationError(done.message or done.code, type=done.code, non_retryable=True)
+            with _as_application_error():
+                state, changed = self._desk.reassign(said, done.people, done.times, more=done.more)
+        finally:
+            self._reassigning.discard(approval.id)
+        if changed and self._plan.notifies:
+            await self._tell(Tell("reassigned", approval.id, done.times))
+        return state
+
+    async def _handed_over(self, approval: str) -> None:
+        """Once it is known who decides: a decision that comes in the middle of a reassignment waits for that."""
+        while approval in self._reassigning:
+            await workflow.wait_condition(lambda: approval not in self._reassigning)
 
     def _want_proof(self) -> None:
         """An activity did not take an unproven word: from now on it is asked before anybody is told yes."""
@@ -469,6 +518,8 @@ class AgentRun:
         self._refused.extend(carried["refused"])
         self._status = carried["status"]
         self._told_parent = tuple(Waiting.model_validate(item) for item in carried.get("told_parent", ()))
+        times, waits = carried.get("told_waits", (0, ()))
+        self._told_waits = (times, tuple(waits))
         self._machine = Machine(RunPlan.model_validate(carried["plan"]), MachineState.model_validate(carried["state"]))
         self._handed_over_at = self._machine.state.next_number
 
@@ -690,6 +741,7 @@ class AgentRun:
         self._desk.open(approval, gate.remember, escalates=gate.on_expiry == "escalate")
 
     async def _escalate(self, command: Escalate) -> None:
+        await self._handed_over(command.approval)
         escalated = await local(
             protocol.ESCALATE,
             protocol.Escalate(
@@ -711,6 +763,7 @@ class AgentRun:
             event=command.event,
             occurrence=command.occurrence,
             tool=command.tool,
+            at=workflow.now() if command.subject == self._run else None,
         )
         with contextlib.suppress(WorkflowAlreadyStartedError):
             await workflow.start_child_workflow(
@@ -860,8 +913,11 @@ class AgentRun:
             "refused": list(self._refused),
             "status": self._status,
             "told_parent": [item.model_dump(mode="json") for item in self._told_parent],
+            "told_waits": self._told_waits,
         }
-        workflow.continue_as_new(self._request.model_copy(update={"input": None, "functions": (), "carried": carried}))
+        workflow.continue_as_new(
+            self._request.model_copy(update={"input": None, "functions": (), "output_schema": None, "carried": carried})
+        )
 
     def _carried_questions(self, machine: Machine) -> list[dict[str, Any]] | str:
         questions = self._desk.carried(also=machine.approvals_of_this_turn())
@@ -892,8 +948,10 @@ class AgentRun:
             ),
             Closed,
         )
-        if closed is not None:
+        if closed is not None and closed.output is not None:
             state.output, state.output_truncated = closed.output, closed.output_truncated
+        if closed is not None and closed.tells:
+            await self._tell(Tell("run_ended", self._run))
 
     def _result(self) -> RunResult:
         close, plan, state = self._close, self._plan, self._state
@@ -921,6 +979,7 @@ class AgentRun:
 
     def _show_status(self, machine: Machine, *, first: bool = False) -> None:
         self._tell_parent(machine)
+        self._tell_of_waiting(machine)
         status = machine.status
         if status == self._status and not first:
             return
@@ -942,6 +1001,18 @@ class AgentRun:
         if self._waits_told(machine) != self._told_parent:
             self._telling_parent = True
             self._aside(self._parent_told(machine, plan.parent, step_id(plan.parent, plan.parent_step)))
+
+    def _tell_of_waiting(self, machine: Machine) -> None:
+        """Once for each set of questions: what is settled meanwhile makes no new one."""
+        if not machine.plan.tells_runs or machine.closed:
+            return
+        waiting = machine.waiting_for() if machine.status == "requires_action" else ()
+        waits = tuple(f"{item.kind} {item.question or item.id}" for item in waiting)
+        times, told = self._told_waits
+        new = not set(waits) <= set(told)
+        self._told_waits = (times + new, waits)
+        if new:
+            self._aside(self._tell(Tell("run_requires_action", self._run, times)))
 
     async def _parent_told(self, machine: Machine, parent: str, step: str) -> None:
         """One word at a time: two signals that are under way together may arrive in either order."""

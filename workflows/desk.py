@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from horarium.content import shorten
-from horarium.contract import Approval, ApprovalState, ApprovalStatus, Decision, Verdict, Vote
+from horarium.contract import Approval, ApprovalState, ApprovalStatus, Decision, Reassignment, Verdict, Vote
 from horarium.definitions import RememberRule
 from horarium.edits import check_edit
 from horarium.errors import (
@@ -25,6 +25,7 @@ from horarium.errors import (
     Conflict,
     DigestMismatch,
     NotAnApprover,
+    ReassignmentRefused,
 )
 from horarium.people import is_among, same_person
 from horarium.protocol import Ballot, Call
@@ -82,11 +83,7 @@ class ApprovalDesk:
             ArgumentsRejected: Edited arguments hold what cannot be kept as it is.
             Conflict: The decision contradicts itself.
         """
-        question = self._questions.get(decision.approval)
-        if question is None:
-            raise ApprovalNotFound(
-                f"This run has no approval {decision.approval!r}.", hint="See the open ones with the query 'approvals'."
-            )
+        question = self._asked(decision.approval)
         _consistent(decision, question)
         approval = question.approval
         if approval.status != "pending":
@@ -104,6 +101,47 @@ class ApprovalDesk:
         if not escalating:
             _may_decide(approval, decision.by)
         return approval
+
+    def check_reassignment(self, said: Reassignment, at: datetime) -> Approval:
+        """The approval that somebody hands to others, if that may count; who was named is not known here.
+
+        Raises:
+            ApprovalNotFound: The run never asked this.
+            ApprovalExpired, ApprovalWithdrawn, ApprovalAlreadyDecided: Nobody is asked any more.
+            DigestMismatch: Other arguments were shown.
+            NotAnApprover: Others decide, and so say who does.
+            ReassignmentRefused: It is being escalated.
+        """
+        question = self._asked(said.approval)
+        approval = question.approval
+        _is_pending(approval)
+        if self.is_escalating(approval.id, at):
+            raise ReassignmentRefused(f"Approval {approval.id} is being escalated.", hint="Try again in a moment.")
+        if approval.expires_at is not None and at >= approval.expires_at:
+            raise _expired(approval)
+        if said.digest != approval.digest:
+            raise DigestMismatch(f"What was shown of {approval.id} is not what waits.", hint=LOOK_AGAIN)
+        _may_decide(approval, said.by, listed=not said.as_admin)
+        return approval
+
+    def reassign(
+        self, said: Reassignment, people: tuple[str, ...], times: int, *, more: int = 0
+    ) -> tuple[ApprovalState, bool]:
+        """Others decide from now on; votes that were given stand, because whoever gave one is among them.
+
+        Returns:
+            What stands now, and whether it changed.
+
+        Raises:
+            ApprovalExpired, ApprovalWithdrawn, ApprovalAlreadyDecided: Nobody is asked any more.
+        """
+        approval = self._asked(said.approval).approval
+        _is_pending(approval)
+        if times <= approval.reassigned:
+            return ApprovalState(approval=approval, repeated=True), False
+        changed = {"approvers": people, "more_approvers": more, "reassigned": times, "reassigned_by": said.by}
+        self._change(approval.id, changed)
+        return ApprovalState(approval=self._asked(approval.id).approval), True
 
     def knows(self, approval_id: str, by: str) -> bool:
         """Whether `check` can tell if this person may decide; else the ledger has to be asked."""
@@ -243,6 +281,14 @@ class ApprovalDesk:
         kept = [item for item in questions if item.approval.status == "pending" or item.approval.id in ids]
         return [_shortened(item, CARRIED_PREVIEWS // len(kept)) for item in kept]
 
+    def _asked(self, approval_id: str) -> Question:
+        question = self._questions.get(approval_id)
+        if question is None:
+            raise ApprovalNotFound(
+                f"This run has no approval {approval_id!r}.", hint="See the open ones with the query 'approvals'."
+            )
+        return question
+
     def _end(self, approval_id: str, status: ApprovalStatus, at: datetime) -> None:
         approval = self.get(approval_id)
         if approval is not None and approval.status == "pending":
@@ -329,10 +375,7 @@ def _may_remember(decision: Decision, question: Question) -> None:
 
 def _check_ended(question: Question, decision: Decision) -> None:
     approval = question.approval
-    if approval.status == "withdrawn":
-        raise ApprovalWithdrawn(f"Approval {approval.id} was withdrawn: the run no longer waits for it.")
-    if approval.status == "expired":
-        raise _expired(approval)
+    _is_asked(approval)
     if decision.digest not in (question.asked_digest, approval.digest):
         raise DigestMismatch(f"The decision on {approval.id} was made on other arguments.", hint=LOOK_AGAIN)
     same = approval.status == _STATUS[decision.verdict or "reject"]
@@ -342,18 +385,31 @@ def _check_ended(question: Question, decision: Decision) -> None:
         raise ApprovalAlreadyDecided(f"Approval {approval.id} was already {approval.status} by {approval.decided_by}.")
 
 
+def _is_asked(approval: Approval) -> None:
+    if approval.status == "withdrawn":
+        raise ApprovalWithdrawn(f"Approval {approval.id} was withdrawn: the run no longer waits for it.")
+    if approval.status == "expired":
+        raise _expired(approval)
+
+
+def _is_pending(approval: Approval) -> None:
+    _is_asked(approval)
+    if approval.status != "pending":
+        raise ApprovalAlreadyDecided(f"Approval {approval.id} was already {approval.status} by {approval.decided_by}.")
+
+
 def _expired(approval: Approval) -> ApprovalExpired:
     when = f" at {approval.expires_at:%Y-%m-%d %H:%M:%S} UTC" if approval.expires_at else ""
     return ApprovalExpired(f"Approval {approval.id} expired{when}: nobody had decided.")
 
 
-def _may_decide(approval: Approval, by: str) -> None:
+def _may_decide(approval: Approval, by: str, *, listed: bool = True) -> None:
     if is_among(by, approval.not_by):
         raise NotAnApprover(
             f"{by} started this run; its approval plan wants a second pair of eyes.",
             hint="Somebody else has to decide.",
         )
-    if approval.approvers and approval.more_approvers == 0 and not is_among(by, approval.approvers):
+    if listed and approval.approvers and approval.more_approvers == 0 and not is_among(by, approval.approvers):
         raise NotAnApprover(f"{by} may not decide this.", hint=f"These may: {', '.join(approval.approvers[:10])}.")
 
 

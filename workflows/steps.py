@@ -135,6 +135,7 @@ class Steps:
             permit=command.permit,
             recalled=command.recalled,
             compacted=command.compacted,
+            structured=plan.structured,
         )
         try:
             reply: ModelReply = await workflow.execute_activity(

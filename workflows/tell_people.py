@@ -14,6 +14,7 @@ RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=2), backoff_coefficient=3, maximum_interval=timedelta(minutes=15)
 )
 PATIENCE = timedelta(hours=24)
+HEARTBEAT = timedelta(seconds=3)  # a worker that died in the middle is not waited for
 
 
 @workflow.defn(name=contract.NOTICE_WORKFLOW)
@@ -32,6 +33,7 @@ class TellPeople:
             notice,
             start_to_close_timeout=timedelta(minutes=2),
             schedule_to_close_timeout=PATIENCE,
+            heartbeat_timeout=HEARTBEAT if notice.event in protocol.RUN_NOTICES else None,
             retry_policy=RETRY,
             summary=notice.event,
         )

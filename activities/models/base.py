@@ -6,7 +6,7 @@ retrying and counting are the engine's. So `generate` is called once per attempt
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -54,6 +54,7 @@ class ModelRequest:
     tool_choice: Literal["auto", "required", "none"] = "auto"
     metadata: dict[str, str] = field(default_factory=dict)
     purpose: Literal["turn", "summary"] = "turn"
+    answer_schema: Mapping[str, Any] | None = None  # of the final answer; the instructions say it too
     turns_before: int = 0  # of the model, that are not in `messages` because a summary stands for them
 
 

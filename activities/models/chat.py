@@ -10,6 +10,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from activities.models.base import ModelRequest, OnText, RequestedCall, Turn, TurnMessage
 from activities.models.families import Family, parameters
+from activities.models.formats import answer_format
 from horarium.errors import ModelUnavailable
 
 
@@ -24,6 +25,8 @@ def body_of(request: ModelRequest, family: Family) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
         **parameters(family, request.settings, "chat", tools=bool(request.tools)),
     }
+    if (answer := answer_format(request.answer_schema, "chat")) is not None:
+        body["response_format"] = answer
     if request.tools:
         body["tools"] = [
             {

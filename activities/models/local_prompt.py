@@ -7,7 +7,7 @@ not fit is left out in this order: old turns, then the middle of long outputs; n
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,25 +22,36 @@ _ENGINES_WORDS = ("[From the system", "Error: ")
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What the output is held to: the arguments of `only`, or a choice among tools and an answer."""
+    """What the output is held to: the arguments of `only`, or a choice among tools and an answer.
+
+    `structured`: the answer is JSON; without tools it is all there is.
+    """
 
     tools: tuple[ToolSpec, ...]
     schema: dict[str, Any]
     only: str | None
+    structured: bool = False
 
     def read(self, output: str) -> tuple[str, str | None, Any]:
         """The text, the tool's name and its arguments, of what the model filled in."""
+        if self.structured and not self.tools:
+            return output, None, None
         filled = json.loads(output)
         if self.only is not None:
             return "", self.only, filled
         if "answer" in filled:
-            return str(filled["answer"]), None, None
+            answer = filled["answer"]
+            return json.dumps(answer, ensure_ascii=False) if self.structured else str(answer), None, None
         return "", str(filled["tool"]), filled.get("arguments", {})
 
 
 def form_of(request: ModelRequest, *, quoting: bool) -> Form | None:
     """The form for this turn; None when the model is free to speak."""
-    answer = _answer(request.messages, quoting)
+    structured = _answer_form(request.answer_schema) if request.answer_schema is not None else None
+    if structured is not None and (not request.tools or request.tool_choice == "none"):
+        return Form((), structured, None, structured=True)
+    definitions = structured.pop("$defs", None) if structured is not None else None
+    answer = structured if structured is not None else _answer(request.messages, quoting)
     if not request.tools or request.tool_choice == "none":
         return Form((), _exactly(answer=answer), None) if "enum" in answer else None
     sources = _sources(request.messages)
@@ -50,7 +61,26 @@ def form_of(request: ModelRequest, *, quoting: bool) -> Form | None:
     choices = [_exactly(tool={"const": tool.name}, arguments=schema) for tool, schema in fit]
     if request.tool_choice == "auto":
         choices.append(_exactly(answer=answer))
-    return Form(request.tools, {"anyOf": choices}, None)
+    # At the root, as that is where references look for them.
+    held = {"anyOf": choices, **({"$defs": definitions} if definitions else {})}
+    return Form(request.tools, held, None, structured=structured is not None)
+
+
+def _answer_form(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema as llama.cpp can hold an output to it: without patterns, many of which it refuses."""
+
+    def walk(node: Any, *, names: bool = False) -> Any:
+        if isinstance(node, list):
+            return [walk(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        return {
+            key: value if key in ("enum", "const") else walk(value, names=key in ("properties", "$defs") and not names)
+            for key, value in node.items()
+            if names or key not in ("pattern", "patternProperties")
+        }
+
+    return bounded(walk(dict(schema)))
 
 
 def _answer(messages: Sequence[TurnMessage], quoting: bool) -> dict[str, Any]:
@@ -129,6 +159,8 @@ def _words(message: TurnMessage, names: dict[str, str], share: int) -> tuple[str
 def _ask(request: ModelRequest, form: Form | None) -> str:
     """The question the newest message ends with."""
     if form is None or not form.tools:
+        if form is not None and form.structured:
+            return f"Give the answer now, as JSON with these fields:\n{_named(request.answer_schema or {})}"
         done = bool(request.messages) and request.messages[-1].role == "tool"
         return "All tools are done. Say in one short sentence what was done." if done else ""
     if form.only is not None:
@@ -138,7 +170,11 @@ def _ask(request: ModelRequest, form: Form | None) -> str:
 
 
 def _fields(tool: ToolSpec) -> str:
-    properties: dict[str, Any] = tool.parameters.get("properties", {})
+    return _named(tool.parameters)
+
+
+def _named(schema: Mapping[str, Any]) -> str:
+    properties: dict[str, Any] = schema.get("properties", {})
     return "\n".join(f"- {name}: {schema.get('description', '')}".rstrip(": ") for name, schema in properties.items())
 
 

@@ -29,6 +29,7 @@ from horarium.settings import OpenAISettings, reveal
 
 _Event = TypeVar("_Event")
 _REFUSED = ("unsupported_parameter", "unsupported_value")
+_FORMATS = ("text.format", "response_format")  # of structured output
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +123,14 @@ class OpenAIProvider:
         try:
             return await self._stream(client, request, body, on_text)
         except BadRequestError as error:
-            less = without(body, error.param) if error.code in _REFUSED and error.param else None
-            if less is None or error.param is None:
+            parameter = error.param
+            formats = parameter is not None and parameter.startswith(_FORMATS)
+            less = without(body, parameter) if parameter and (formats or error.code in _REFUSED) else None
+            if less is None or parameter is None:
                 raise
             turn = await self._stream(client, request, less, on_text)
-            self._refused.setdefault(request.model, set()).add(error.param)
+            if error.code in _REFUSED:  # else it was this one schema
+                self._refused.setdefault(request.model, set()).add(parameter)
             return turn
 
     async def _stream(

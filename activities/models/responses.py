@@ -13,6 +13,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 
 from activities.models.base import ModelRequest, OnText, RequestedCall, Turn, TurnMessage
 from activities.models.families import Family, parameters
+from activities.models.formats import answer_format
 from horarium.errors import ContextLengthExceeded, ModelError, ModelRejected, ModelUnavailable
 
 _PASSING = ("server_error", "rate_limit_exceeded", "vector_store_timeout", "timeout", "overloaded")
@@ -29,6 +30,8 @@ def body_of(request: ModelRequest, family: Family) -> dict[str, Any]:
     }
     if request.instructions:
         body["instructions"] = request.instructions
+    if (answer := answer_format(request.answer_schema, "responses")) is not None:
+        body["text"] = {**body.get("text", {}), "format": answer}
     if family.name == "reasoning":
         body["include"] = ["reasoning.encrypted_content"]
     if request.tools:

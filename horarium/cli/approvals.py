@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any, TypeVar, cast, get_args
 
 import typer
@@ -211,6 +212,34 @@ def answer(
 
 
 @app.command()
+def reassign(
+    ids: IdsArgument,
+    to: Annotated[
+        list[str], typer.Option("--to", metavar="NAME", help="A person, or role:NAME; give it again for more.")
+    ],
+    by: ByOption,
+    comment: Annotated[str | None, typer.Option(metavar="TEXT", help="For those who are asked now.")] = None,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Let others decide instead. Whoever may decide may do so.
+
+    How many have to approve, four eyes and the deadline stay as the plan has
+    them. Votes that were given stand, and whoever gave one is asked still.
+
+    \b
+    Exit codes: 0 those are asked now, 1 it does not count: the plan does not let
+    you, it was decided, or too few could approve, 2 there is none, 3 no worker
+    answers, or cannot reach Temporal or the ledger.
+
+    \b
+    Examples:
+      horarium approvals reassign apr_7XK2 --to bruno --by ana --comment "on leave"
+      horarium approvals reassign apr_7XK2 apr_9QH4 --to role:finance --by ana
+    """
+    talk.perform(_each(ids, partial(_reassigned, to=to, by=by, comment=comment, quiet=as_json), as_json=as_json))
+
+
+@app.command()
 def resolve(
     question: IdArgument,
     verdict: Annotated[str, typer.Argument(metavar="VERDICT", help="One of: retry, supply, skip, fail.")],
@@ -307,7 +336,13 @@ def _lasting(text: str) -> timedelta:
 
 
 async def _decide_all(ids: Sequence[str], verdict: Verdict, by: str, said: dict[str, Any], *, as_json: bool) -> int:
-    """Decide on each; all ids are looked up before any is decided, so that a typing error decides nothing."""
+    return await _each(ids, partial(_decided, verdict=verdict, by=by, said=said, quiet=as_json), as_json=as_json)
+
+
+async def _each(
+    ids: Sequence[str], say: Callable[[Client | None, ApprovalRecord], Awaitable[ApprovalState]], *, as_json: bool
+) -> int:
+    """Say it of each; all ids are looked up before anything is said, so that a typing error says nothing."""
     worst = talk.DONE
     async with opened_ledger() as ledger:
         records = list(dict.fromkeys([(await find_approval(ledger, one)).id for one in ids]))
@@ -318,7 +353,7 @@ async def _decide_all(ids: Sequence[str], verdict: Verdict, by: str, said: dict[
             client, _ = await stack.enter_async_context(opened_client())
         for record in found:
             try:
-                state = await _decided(client, record, verdict, by, said, quiet=as_json)
+                state = await say(client, record)
             except HorariumError as error:
                 talk.problem(
                     f"{record.id}: {error.message}",
@@ -331,16 +366,9 @@ async def _decide_all(ids: Sequence[str], verdict: Verdict, by: str, said: dict[
 
 
 async def _decided(
-    client: Client | None, record: ApprovalRecord, verdict: Verdict, by: str, said: dict[str, Any], *, quiet: bool
+    client: Client | None, record: ApprovalRecord, *, verdict: Verdict, by: str, said: dict[str, Any], quiet: bool
 ) -> ApprovalState:
-    if not quiet:
-        for line in evidence.approval_lines(record):
-            talk.err().print(line, soft_wrap=True)
-    if record.kind != "approval":
-        raise Conflict(
-            "It is no approval: a step waits to be settled.",
-            hint=f"Settle it: horarium approvals resolve {record.id} retry|supply|skip|fail --by {by}",
-        )
+    _show(record, by, quiet=quiet)
     if client is None or record.status != "pending":
         return _as_it_stands(record, verdict)
     run, approval = client.run(record.run_id), await _as_shown_now(client, record)
@@ -351,6 +379,32 @@ async def _decided(
             return await answered(run.reject(approval, by=by, **said), record.id)
         case "answer":
             return await answered(run.answer(approval, said.pop("answer"), by=by, **said), record.id)
+
+
+async def _reassigned(
+    client: Client | None, record: ApprovalRecord, *, to: Sequence[str], by: str, comment: str | None, quiet: bool
+) -> ApprovalState:
+    _show(record, by, quiet=quiet)
+    if client is None or record.status != "pending":
+        raise Conflict(f"It is {record.status}: nobody is asked any more.")
+    approval = await _as_shown_now(client, record)
+    return await answered(client.run(record.run_id).reassign(approval, *to, by=by, comment=comment), record.id)
+
+
+def _show(record: ApprovalRecord, by: str, *, quiet: bool) -> None:
+    """Print what something is about to be said of.
+
+    Raises:
+        Conflict: It is no approval.
+    """
+    if not quiet:
+        for line in evidence.approval_lines(record):
+            talk.err().print(line, soft_wrap=True)
+    if record.kind != "approval":
+        raise Conflict(
+            "It is no approval: a step waits to be settled.",
+            hint=f"Settle it: horarium approvals resolve {record.id} retry|supply|skip|fail --by {by}",
+        )
 
 
 async def _as_shown_now(client: Client, record: ApprovalRecord) -> Approval:
@@ -411,6 +465,9 @@ def _say(state: ApprovalState, *, as_json: bool) -> None:
     if approval.status == "pending":
         given = sum(vote.verdict == "approve" and vote.digest == approval.digest for vote in approval.votes)
         before, by = "", f": {given} of {approval.required} approvals"
+        if approval.reassigned:
+            more = f" and {approval.more_approvers} more" if approval.more_approvers else ""
+            by += f", of {', '.join(map(words.one_line, approval.approvers))}{more}"
     talk.out().print(Text(f"{approval.id} {before}{approval.status}{by}"), soft_wrap=True)
     talk.say(f"See what comes of it: horarium runs watch {approval.run}")
 

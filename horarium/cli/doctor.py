@@ -185,6 +185,7 @@ def _credentials(settings: Settings) -> Iterable[Finding]:
     routines = settings.routines
     wanted |= {f"routines.alert.{n}": address for n, address in enumerate(routines.alert)}
     wanted |= {f"routines.webhooks.{n}": webhook.secret for n, webhook in enumerate(routines.webhooks)}
+    wanted |= {f"gateway.webhooks.{n}": webhook.secret for n, webhook in enumerate(settings.gateway.webhooks)}
     wanted |= {"approvals.signing_key": approvals.signing_key, "approvals.verify_keys": approvals.verify_keys}
     for field, reference in wanted.items():
         match = REFERENCE.match(reference or "")

@@ -20,6 +20,7 @@ from horarium.ids import step_id
 from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Journal, StepRecord
+from horarium.ledger.reassignments import handed_over
 from horarium.ledger.runs import RunRecord
 from horarium.ledger.summaries import SUMMARY_STEP
 from horarium.ledger.threads import Threads
@@ -231,6 +232,7 @@ def approval_json(approval: ApprovalRecord, votes: Sequence[VoteRecord] = ()) ->
         "decided_digest": approval.decided_digest,
         "verdict": approval.verdict,
         "comment": approval.comment,
+        "reassigned": [handed.model_dump(mode="json") for handed in handed_over(approval)],
         "votes": [vote_json(vote) for vote in votes],
     }
 
@@ -284,6 +286,10 @@ def _approval_header(approval: ApprovalRecord) -> Iterator[tuple[str, str]]:
             people += f", but not {', '.join(words.one_line(person) for person in approval.not_by)}"
         wanted = f"{approval.required} of {people}" if approval.required > 1 else people
         yield "who", wanted + (", since it was escalated" if approval.escalated_at else "")
+        for handed in handed_over(approval):
+            why = f": {words.one_line(handed.said.comment)}" if handed.said.comment else ""
+            to = ", ".join(words.one_line(name) for name in handed.said.to)
+            yield "handed on", f"{words.when(handed.at)} by {words.one_line(handed.said.by)} to {to}{why}"
     if approval.decided_at is not None:
         by = f" by {words.one_line(approval.decided_by)}" if approval.decided_by else ""
         via = f", by way of {approval.decided_via}" if approval.decided_via else ""

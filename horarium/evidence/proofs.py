@@ -15,10 +15,10 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from horarium.content import digest_text
-from horarium.contract import Decision, Proof, Remember, Resolution
+from horarium.contract import Decision, Proof, Reassignment, Remember, Resolution
 from horarium.errors import ProofInvalid
 from horarium.evidence.keys import signed_by
-from horarium.proof import LEEWAY, Key, statement
+from horarium.proof import ANYBODY, LEEWAY, Key, statement
 from horarium.secrets import HIDDEN
 
 Row = dict[str, Any]
@@ -48,7 +48,8 @@ class Proofs:
         over = (key.revoked_at is not None and at >= key.revoked_at) or (
             key.expires_at is not None and at >= key.expires_at
         )
-        if over or proof.expires_at < at - LEEWAY or not key.may_sign_for(data["by"]):
+        for_admins = not data.get("as_admin") or ANYBODY in key.subjects
+        if over or proof.expires_at < at - LEEWAY or not key.may_sign_for(data["by"]) or not for_admins:
             return "wrong", f"The key {key.id} did not count for {name} when that was written down."
         if any(_is_signed(run["id"], said, proof, key) for said in _messages(run, entry)):
             return "good", ""
@@ -57,7 +58,7 @@ class Proofs:
         return "wrong", f"The proof of {name} is not over what it says."
 
 
-def _is_signed(run: str, said: Decision | Resolution, proof: Proof, key: Key) -> bool:
+def _is_signed(run: str, said: Decision | Resolution | Reassignment, proof: Proof, key: Key) -> bool:
     try:
         whole = statement(run, said, key=proof.key, expires_at=proof.expires_at, nonce=proof.nonce)
     except ProofInvalid:
@@ -65,9 +66,13 @@ def _is_signed(run: str, said: Decision | Resolution, proof: Proof, key: Key) ->
     return signed_by(key.public, proof.signature, whole)
 
 
-def _messages(run: Row, entry: Row) -> Iterator[Decision | Resolution]:
+def _messages(run: Row, entry: Row) -> Iterator[Decision | Resolution | Reassignment]:
     """What the person may have sent, so that the ledger came to have what it has."""
     data = entry["data"]
+    if entry["kind"] == "approval.reassigned":
+        said = {name: data[name] for name in ("digest", "to", "by", "as_admin", "comment")}
+        yield Reassignment.model_validate({**said, "approval": entry["subject"]})
+        return
     common = {"by": data["by"], "verdict": data["verdict"], "comment": data.get("comment")}
     if entry["kind"] == "question.resolved":
         for text in _texts(run, entry, data.get("output")):
@@ -137,7 +142,7 @@ def _is_partly_kept(run: Row, entry: Row) -> bool:
         return True
     if any(grant["granted_in"] == entry["subject"] for grant in run["grants"]):
         return True
-    if entry["kind"] == "question.resolved":
+    if entry["kind"] in ("question.resolved", "approval.reassigned"):
         return False
     approval = _approval(run, entry)
     edited = data.get("released") not in (None, approval["digest"])

@@ -23,6 +23,7 @@ from horarium.people import is_among, plain
 
 Row = dict[str, Any]
 NOTHING: Row = {}
+_SAID = ("approval.voted", "approval.decided", "approval.reassigned", "question.resolved")
 
 
 class EvidenceReport(BaseModel):
@@ -217,8 +218,9 @@ class _Checking:
                 good = entry != NOTHING and entry["data"].get("verdict") == vote["verdict"]
                 wrong = f"Approval {approval['id']}: the audit trail does not have the vote of {vote['by']!r}."
                 self._found.say(good, "Votes are in the audit trail too", wrong)
+            self._reassigned(run, approval)
         for entry in run["audit"]:
-            if entry["kind"] in ("approval.voted", "approval.decided", "question.resolved"):
+            if entry["kind"] in _SAID:
                 state, why = proofs.of(run, entry)
                 if state == "good":
                     self._found.good["Words of people are signed, with a key that may sign for them"] += 1
@@ -226,6 +228,28 @@ class _Checking:
                     self._found.wrong.append(why)
                 else:
                     self._found.unchecked.append(why)
+
+    def _reassigned(self, run: Row, approval: Row) -> None:
+        """That who handed it to whom is in the audit trail, and leads from hand to hand to those who decide."""
+        trail = [one for one in run["audit"] if one["subject"] == approval["id"]]
+        named = [one["data"] for one in trail if one["kind"] == "approval.reassigned"]
+        handed = approval.get("reassigned") or []  # evidence of earlier versions has none
+        if not (named or handed):
+            return  # most are decided by those who were asked first
+        one = f"Approval {approval['id']}"
+        same = [(data["by"], data["to"], data["approvers"]) for data in named] == [
+            (kept["said"]["by"], kept["said"]["to"], kept["people"]) for kept in handed
+        ]
+        wrong = f"{one} was not handed to others as the audit trail says."
+        self._found.say(same, "Who handed approvals to whom is in the audit trail too", wrong)
+        by_others = [
+            data["by"]
+            for data in named
+            if is_among(data["by"], approval["not_by"])
+            or not (data["as_admin"] or not data["from"] or is_among(data["by"], data["from"]))
+        ]
+        if by_others:
+            self._found.wrong.append(f"{one} was handed to others by {by_others[0]!r}, who may not.")
 
     def _children(self, run: Row) -> None:
         for child in run["sub_runs"]:

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -97,6 +98,9 @@ def _in_words(request: Request, error: HTTPException) -> str:
 def _allowed(request: Request) -> list[str]:
     """The methods that this address has in any route; Starlette names those of the first."""
     routes = request.app.routes
+    itself = [route for route in iter_route_contexts(routes) if route.path == request.url.path]
+    if itself:  # what stands in the place of an id is none
+        return sorted({method for route in itself for method in route.methods or ()})
     return [
         method
         for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")

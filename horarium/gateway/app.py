@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.types import Scope
 
 from horarium.client import Client
 from horarium.gateway import answering, hosted, openapi
@@ -44,6 +45,11 @@ from horarium.previews import Previewer
 from horarium.settings import Settings
 
 
+def _is_unspoken(scope: Scope) -> bool:
+    """Whether an address is as good as somebody's word: a link to an approval, a provider's answer. No trace has it."""
+    return str(scope["path"]).startswith(("/approve/", "/sign-in"))
+
+
 def gateway_app(
     client: Client,
     settings: Settings,
@@ -67,6 +73,7 @@ def gateway_app(
         preview: Of the engine's calendar; None: it has no previews of routines.
         agent: Serve this one, as a hosted agent, and nothing else.
     """
+    client = client.with_patience(settings.gateway.start_patience)
     mcp = mcp_endpoints(client, settings.gateway, served)
 
     @asynccontextmanager
@@ -98,7 +105,9 @@ def gateway_app(
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy it would lead from https to http, and a client's key after it
         routes=mcp.routes,
+        telemetry={"exclude": _is_unspoken, "auto_configure": False},
     )
     app.state.preview, app.state.limits, app.state.oidc, app.state.served = preview, limits, oidc, served
     app.state.client, app.state.settings, app.state.calls = client, settings, mcp.calls

@@ -37,6 +37,7 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HTTP_PORT = 80  # left out of the Host header
 CALLER, SESSION, ADDRESS = "horarium.caller", "horarium.session", "horarium.address"  # in the ASGI scope
 HOOKS = "/v1/hooks/"  # a signature says who sends; what else is below may do nothing
+FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 _TOOLBOX = re.compile(r"^/toolboxes/([A-Za-z0-9][A-Za-z0-9_-]{0,62})/")
 
 
@@ -163,14 +164,19 @@ class Gate:
         token = token.strip()
         # Clients of other protocols always send a key, if need be a made-up one; one of ours has to be right.
         oidc = self._oidc if token.startswith(BEGINNING) else None
-        if self._anybody is not None and oidc is None and not token.startswith(KEY_PREFIX):
-            scope[CALLER] = self._anybody
+        anybody = self._anybody_here(headers)
+        if anybody is not None and oidc is None and not token.startswith(KEY_PREFIX):
+            scope[CALLER] = anybody
             return None
         if self._sessions is not None and said is None and is_page(scope, headers):
             return RedirectResponse(f"/sign-in?next={quote(_address(scope), safe='')}", 303)
         if scheme.lower() != "bearer" or not token:
             return _unauthorized(scope["path"], "An API key is needed, as `Authorization: Bearer hk_…`.", None)
         return await (self._of_key(scope, token) if oidc is None else self._of_token(scope, token, oidc))
+
+    def _anybody_here(self, headers: Headers) -> Caller | None:
+        """As whom is let in who has no key; a proxy that nobody told us of asks for people of elsewhere."""
+        return None if any(name in headers for name in FORWARDED) else self._anybody
 
     async def _of_key(self, scope: Scope, said: str) -> Response | None:
         try:
@@ -215,7 +221,7 @@ class Gate:
             if caller is not None:
                 scope[CALLER] = caller
                 return True
-        if self._anybody is None and scope["path"].startswith(OPEN_PAGES):
+        if self._anybody_here(headers) is None and scope["path"].startswith(OPEN_PAGES):
             scope[CALLER] = VISITOR
             return True
         return False

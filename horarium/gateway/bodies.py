@@ -6,6 +6,7 @@ NaN, a number that no database keeps, half a surrogate pair, nesting without end
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from horarium.gateway.answering import refusal
 
 UPLOAD = re.compile(r"^/v1/(threads/[^/]+/files|steps/outputs)/")  # streamed, and bounded where they are read
 UNKEPT = re.compile("[\\x00\\ud800-\\udfff]")
+BODY_WITHIN = 60.0  # seconds, for the whole of it
 LONGEST_INTEGER = 18  # digits
 DEEPEST = 64
 
@@ -54,7 +56,13 @@ class Bodies:
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         told = headers.get("content-length", "0")
-        body = None if told.isdecimal() and int(told) > self._most else await self._read(receive)
+        try:
+            async with asyncio.timeout(BODY_WITHIN):
+                body = None if told.isdecimal() and int(told) > self._most else await self._read(receive)
+        except TimeoutError:
+            late = refusal(scope["path"], 408, "too_slow", f"The body did not come within {BODY_WITHIN:.0f} seconds.")
+            await late(scope, receive, send)
+            return
         if body is None:
             words = f"The body has more than the {self._most:,} bytes that it may have."
             refused = refusal(scope["path"], 413, "too_large", words)
@@ -96,12 +104,17 @@ def strict_json(body: bytes) -> Any:
         raise NotStrict("it is nested too deeply") from error
     except ValueError as error:
         raise NotStrict(str(error)) from error
-    for text, depth in _texts(read):
-        if depth > DEEPEST:
-            raise NotStrict(f"it is nested deeper than {DEEPEST}")
+    check_depth(read)
+    for text, _ in _texts(read):
         if UNKEPT.search(text):
             raise NotStrict("a text has a character that cannot be kept (U+0000, or half a surrogate pair)")
     return read
+
+
+def check_depth(read: Any) -> None:
+    """Raises `NotStrict`: it is nested more deeply than everybody who gets it can read."""
+    if any(depth > DEEPEST for _, depth in _texts(read)):
+        raise NotStrict(f"it is nested deeper than {DEEPEST}")
 
 
 def _texts(value: Any) -> Iterator[tuple[str, int]]:

@@ -29,7 +29,7 @@ def _caller(request: Request) -> Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class needs:  # noqa: N801  a verb, as the dependency that it is
+class Needs:
     """A dependency: the caller, who has at least this role. The OpenAPI document reads it from the route.
 
     Raises:
@@ -49,8 +49,8 @@ class needs:  # noqa: N801  a verb, as the dependency that it is
 
 TheClient = Annotated[Client, Depends(_client)]
 TheSettings = Annotated[Settings, Depends(_settings)]
-Viewer = Annotated[Caller, Depends(needs(Role.VIEWER))]
-Operator = Annotated[Caller, Depends(needs(Role.OPERATOR))]
-Approver = Annotated[Caller, Depends(needs(Role.APPROVER))]
-Admin = Annotated[Caller, Depends(needs(Role.ADMIN))]
-__all__ = ["Admin", "Approver", "GatewaySettings", "Operator", "TheClient", "TheSettings", "Viewer", "needs"]
+Viewer = Annotated[Caller, Depends(Needs(Role.VIEWER))]
+Operator = Annotated[Caller, Depends(Needs(Role.OPERATOR))]
+Approver = Annotated[Caller, Depends(Needs(Role.APPROVER))]
+Admin = Annotated[Caller, Depends(Needs(Role.ADMIN))]
+__all__ = ["Admin", "Approver", "GatewaySettings", "Needs", "Operator", "TheClient", "TheSettings", "Viewer"]

@@ -17,16 +17,18 @@ from horarium.content import clean_text, digest
 from horarium.contract import OPEN_STATUSES, RunResult
 from horarium.definitions import ENDPOINT_PREFIX
 from horarium.errors import AgentNotFound, HorariumError, ThreadBusy
-from horarium.gateway.context import Operator, TheClient
+from horarium.gateway.context import Operator, TheClient, Viewer
 from horarium.gateway.problems import problem
 from horarium.gateway.responses.names import ResponseName
 from horarium.gateway.responses.routes import declared
 from horarium.gateway.responses.watching import wait
 from horarium.gateway.v1.answers import errors
 from horarium.ids import thread_id_for_session
+from horarium.schemas import Miss, problems
 
 SESSION = "x-agent-session-id"
 RUN = "x-agent-invocation-id"
+MOST_MISSES = 20  # that a caller is told of at once
 _ANY_JSON = {"application/json": {"schema": {}, "example": {"city": "Salzburg"}}}
 _HEADERS = {
     RUN: {"schema": {"type": "string"}, "description": "The run."},
@@ -34,7 +36,7 @@ _HEADERS = {
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The agent's answer.", "content": _ANY_JSON, "headers": _HEADERS},
-    502: {"description": "The run ended without an answer; `detail` says why."},
+    502: {**errors()[400], "description": "The run ended without an answer; `detail` says why."},
 }
 
 
@@ -49,6 +51,13 @@ class NotYet(BaseModel):
 
     run: str = Field(description="Look at it: GET /v1/runs/{run}.")
     status: str
+
+
+class InvocationSchema(BaseModel):
+    """What goes in and what comes out."""
+
+    input: dict[str, Any] | None = Field(description="JSON Schema. null: any JSON.")
+    output: dict[str, Any] | None = Field(description="JSON Schema. null: JSON if the agent writes some, else a text.")
 
 
 def _bound(request: Request) -> str:
@@ -85,7 +94,10 @@ def invocations_router(path: str, label: str) -> APIRouter:
         if name.startswith(ENDPOINT_PREFIX):
             raise AgentNotFound(f"There is no agent {name!r}.")
         given = _read(await request.body())
-        await client.agent(name)
+        schema = (await client.agent(name)).agent.input_schema
+        misses = problems(schema, given, MOST_MISSES) if schema is not None else ()
+        if misses:
+            return _unfit(misses)
         run = await client.start(
             name,
             clean_text(given if isinstance(given, str) else json.dumps(given, ensure_ascii=False))[0],
@@ -97,11 +109,34 @@ def invocations_router(path: str, label: str) -> APIRouter:
         headers = {RUN: run.id, **({SESSION: session} if session else {})}
         part = await wait(client, ResponseName(run.id), gone=request.is_disconnected)
         if part.run.status in OPEN_STATUSES:
-            waiting = NotYet(run=run.id, status=part.run.status)
+            # A question is there a moment before the run shows that it waits.
+            waiting = NotYet(run=run.id, status="requires_action" if part.waits_for_answers else part.run.status)
             return JSONResponse(waiting.model_dump(), 202, headers=headers)
         return await _answered(await run.result(timedelta(seconds=10)), await run.output(), headers)
 
+    @router.get(
+        f"{path}/schema",
+        operation_id=f"invocations_schema{label}",
+        responses=errors(404),
+    )
+    async def schema(client: TheClient, caller: Viewer, name: Annotated[str, Depends(_bound)]) -> InvocationSchema:
+        """What an agent is handed, and what it answers, as JSON Schemas."""
+        if name.startswith(ENDPOINT_PREFIX):
+            raise AgentNotFound(f"There is no agent {name!r}.")
+        agent = (await client.agent(name)).agent
+        return InvocationSchema(input=agent.input_schema, output=agent.output_schema)
+
     return router
+
+
+def _unfit(misses: tuple[Miss, ...]) -> Response:
+    return problem(
+        422,
+        "bad_input",
+        f"The body does not fit the agent's input schema: {misses[0]}",
+        hint="GET the same path with /schema at its end shows it.",
+        errors=[{"where": ".".join(map(str, ("body", *miss.where))), "why": miss.why} for miss in misses],
+    )
 
 
 async def _answered(result: RunResult, output: str, headers: dict[str, str]) -> Response:

@@ -11,15 +11,21 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
+from fastapi.openapi.constants import REF_TEMPLATE
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
+from pydantic.json_schema import models_json_schema
 
+from horarium.errors import HorariumError, ModelError, StepBlocked, ToolError, ToolImportClash, ToolNotReached
+from horarium.evidence.sealing import NotEvidence
 from horarium.gateway.answering import speaks_openai
-from horarium.gateway.context import needs
-from horarium.gateway.problems import Problem
+from horarium.gateway.context import Needs
+from horarium.gateway.problems import STATUSES, Problem
+from horarium.gateway.responses.errors import BadParameter
 from horarium.gateway.responses.errors import errors as errors_of_openai
 from horarium.gateway.roles import Role
 from horarium.gateway.v1.answers import errors
+from horarium.gateway.v1.events import EVENTS
 
 ABOUT = """Agent runs and routines that survive crashes, and people's word before every step with a side effect.
 
@@ -27,8 +33,8 @@ Errors are `application/problem+json`; branch on `code`. Lists come in pages: gi
 RFC 3339, UTC. Where a call starts something, `Idempotency-Key` makes it safe to repeat.
 
 `x-horarium-role` is the smallest role that may make a call: viewer, operator, approver, admin, each with all that the
-one before it may; nobody: something else than a key says who calls. Below `/v1/responses`, `/v1/conversations` and
-`/v1/models` errors are as OpenAI's clients read them."""
+one before it may; nobody: something else than a key says who calls. `x-horarium-codes` has the codes of problems, by
+status. Below `/v1/responses`, `/v1/conversations` and `/v1/models` errors are as OpenAI's clients read them."""
 TAGS = {
     "responses": "OpenAI's Responses protocol: an agent is a model, a run a response, a thread a conversation.",
     "invocations": "JSON to an agent, and JSON back.",
@@ -44,7 +50,19 @@ TAGS = {
     "keys": "API keys.",
     "hooks": "Deliveries of other services.",
 }
-ROLE = "x-horarium-role"
+ROLE, CODES = "x-horarium-role", "x-horarium-codes"
+# What is said before a route is reached, or by no error of ours.
+_BEFORE = {
+    401: ("unauthorized",),
+    404: ("not_found",),
+    405: ("method_not_allowed",),
+    413: ("too_large",),
+    421: ("misdirected",),
+    422: ("bad_request",),
+    429: ("rate_limited",),
+}
+_ELSEWHERE = (ModelError, ToolError, ToolNotReached, StepBlocked, ToolImportClash, NotEvidence, BadParameter)
+_CONSOLE = "horarium.gateway.console"
 _AGAIN = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 
 
@@ -65,6 +83,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
     )
     parts = found.setdefault("components", {})
     parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+    if any(path.endswith("/events") for path in found["paths"]):
+        _add_events(parts["schemas"])
     parts["securitySchemes"] = {
         "key": {
             "type": "http",
@@ -73,6 +93,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         }
     }
     found["security"] = [{"key": []}]
+    parts["schemas"]["Problem"]["properties"]["code"][CODES] = _codes()
     roles = _roles(app)
     for path, methods in found["paths"].items():
         for method, operation in methods.items():
@@ -83,6 +104,13 @@ def _document(app: FastAPI) -> dict[str, Any]:
     used = {tag for path in found["paths"].values() for operation in path.values() for tag in operation.get("tags", ())}
     found["tags"] = [{"name": name, "description": TAGS.get(name, "")} for name in sorted(used)]
     return found
+
+
+def _add_events(schemas: dict[str, Any]) -> None:
+    """Add what the data of events is: FastAPI looks at bodies alone."""
+    _, said = models_json_schema([(event, "serialization") for event in EVENTS], ref_template=REF_TEMPLATE)
+    for name, schema in said["$defs"].items():
+        schemas.setdefault(name, schema)
 
 
 def _errors_of_all(path: str, method: str, answers: dict[str, Any]) -> None:
@@ -103,6 +131,23 @@ def _errors_of_all(path: str, method: str, answers: dict[str, Any]) -> None:
         answers[name] = {**answers[name], "headers": _AGAIN}
 
 
+def _codes() -> dict[str, list[str]]:
+    """The codes of problems, by status."""
+    found = {status: set(codes) for status, codes in _BEFORE.items()}
+    for kind in _below(HorariumError):
+        ours = kind.__module__.startswith("horarium.") and not kind.__module__.startswith(_CONSOLE)
+        if ours and not issubclass(kind, _ELSEWHERE):
+            status = next(status for general, status in STATUSES if issubclass(kind, general))
+            found.setdefault(status, set()).add(kind.code)
+    return {str(status): sorted(found[status]) for status in sorted(found)}
+
+
+def _below(kind: type[HorariumError]) -> Iterator[type[HorariumError]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _below(one)
+
+
 def _roles(app: FastAPI) -> dict[str, Role]:
     """The role that each operation needs, as its route has it checked."""
     found: dict[str, Role] = {}
@@ -114,7 +159,7 @@ def _roles(app: FastAPI) -> dict[str, Role]:
 
 
 def _needed(dependant: Dependant) -> Iterator[Role]:
-    if isinstance(dependant.call, needs):
+    if isinstance(dependant.call, Needs):
         yield dependant.call.role
     for inner in dependant.dependencies:
         yield from _needed(inner)

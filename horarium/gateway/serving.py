@@ -15,6 +15,7 @@ from horarium.client import Client
 from horarium.errors import ConfigError
 from horarium.gateway.app import gateway_app
 from horarium.gateway.auth import is_loopback
+from horarium.gateway.connections import Connection
 from horarium.ledger.api_keys import ApiKeys
 from horarium.ledger.toolboxes import Toolboxes
 from horarium.previews import Previewer
@@ -73,13 +74,16 @@ async def serving(
         ConfigError: The port is taken, or nobody could call.
     """
     ledger = client.require_ledger()
-    anonymous = settings.gateway.anonymous and is_loopback(host)
+    # What is reached by another name is reached through a proxy, and then everybody comes from loopback.
+    reached = bool(settings.gateway.hosts or settings.gateway.proxies)
+    anonymous = settings.gateway.anonymous and is_loopback(host) and not reached
     for name in toolboxes or ():
         await Toolboxes(ledger).default(name)
     nobody = not anonymous and settings.gateway.oidc is None
     if nobody and not keyless and not await ApiKeys(ledger).any_counts():
         raise ConfigError(
-            f"Nobody could call: on {host} every call needs an API key, and there is none.",
+            f"Nobody could call: {'with `hosts` or `proxies`' if reached else f'on {host}'} "
+            "every call needs an API key, and there is none.",
             hint="Create one: horarium api-keys create --name NAME --toolbox NAME",
         )
     listener = _bound(host, port)
@@ -88,6 +92,7 @@ async def serving(
     app = gateway_app(client, settings, port=bound, served=toolboxes, anonymous=anonymous, preview=preview, agent=agent)
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -15,7 +15,7 @@ from sqlalchemy import and_, func, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.content import digest_text, shorten
-from horarium.contract import Decision, Proof, Resolution
+from horarium.contract import Decision, Proof, Reassignment, Resolution
 from horarium.errors import ApprovalNotFound
 from horarium.ids import step_id
 from horarium.ledger.audit import AuditEntry, AuditKind, append, entry_named
@@ -69,6 +69,7 @@ class ApprovalRecord:
     verdict: str | None
     comment: str | None
     path: str | None
+    reassigned: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +297,7 @@ class Approvals:
         self,
         run: str,
         subject: str,
-        said: Decision | Resolution,
+        said: Decision | Resolution | Reassignment,
         via: str | None,
         at: datetime,
         code: str,
@@ -305,7 +306,7 @@ class Approvals:
         """Write down what somebody said, or is said to have said, that did not count."""
         data = {
             "by": said.by,
-            "verdict": said.verdict,
+            "verdict": "reassign" if isinstance(said, Reassignment) else said.verdict,
             "via": via,
             "code": code,
             "reason": why,

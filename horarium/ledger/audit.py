@@ -24,6 +24,7 @@ AuditKind = Literal[
     "approval.requested",
     "approval.reminded",
     "approval.escalated",
+    "approval.reassigned",
     "approval.voted",
     "approval.edited",
     "approval.decided",
@@ -165,12 +166,20 @@ class AuditTrail:
         self._ledger = ledger
 
     async def entries(
-        self, *, after: int = 0, run: str | None = None, limit: int = 100, newest: bool = False
+        self,
+        *,
+        after: int = 0,
+        run: str | None = None,
+        tenant: str | None = None,
+        limit: int = 100,
+        newest: bool = False,
     ) -> list[AuditRecord]:
         """Entries after number `after`, oldest first: the first `limit` of them, or the `newest`."""
         query = select(*(audit.c[name] for name in _COLUMNS)).where(audit.c.seq > after).limit(limit)
         if run is not None:
             query = query.where(audit.c.run_id == run)
+        if tenant is not None:
+            query = query.where(audit.c.tenant == tenant)
         query = query.order_by(audit.c.seq.desc() if newest else audit.c.seq)
         async with self._ledger.read() as connection:
             found = [_record(*row) for row in await connection.execute(query)]
@@ -184,26 +193,38 @@ class AuditTrail:
         kind: str | None = None,
         run: str | None = None,
         subject: str | None = None,
+        by: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 100,
     ) -> list[AuditRecord]:
-        """A tenant's entries, the newest first; those `before` a number."""
+        """A tenant's entries, the newest first; those `before` a number.
+
+        `by`: who did it, as it is written there. `since`, `until`: the entry's time; the second is left out.
+        """
         query = select(*(audit.c[name] for name in _COLUMNS)).where(audit.c.tenant == tenant)
         for column, value in ((audit.c.kind, kind), (audit.c.run_id, run), (audit.c.subject, subject)):
             if value is not None:
                 query = query.where(column == value)
+        if by is not None:
+            query = query.where(audit.c.data.contains(f'"by":{canonical(by)}', autoescape=True))
+        if since is not None:
+            query = query.where(audit.c.at >= since)
+        if until is not None:
+            query = query.where(audit.c.at < until)
         if before is not None:
             query = query.where(audit.c.seq < before)
         async with self._ledger.read() as connection:
             rows = await connection.execute(query.order_by(audit.c.seq.desc()).limit(limit))
             return [_record(*row) for row in rows]
 
-    async def export(self) -> AsyncIterator[str]:
+    async def export(self, *, tenant: str | None = None) -> AsyncIterator[str]:
         """The whole chain as JSON Lines, in order, each without its line end; read in pages.
 
-        What could steer a terminal is escaped.
+        What could steer a terminal is escaped. With `tenant` its entries only: they cannot be verified by themselves.
         """
         after = 0
-        while page := await self.entries(after=after, limit=_PAGE):
+        while page := await self.entries(after=after, tenant=tenant, limit=_PAGE):
             for record in page:
                 yield json.dumps(record.json(), separators=(",", ":"))
             after = page[-1].seq

@@ -94,9 +94,7 @@ class Figures:
 
     async def used(self, tenant: str, since: datetime) -> Used:
         """What a tenant's runs that began since then have used."""
-        return await self._used(
-            and_(runs.c.tenant == tenant, runs.c.created_at >= since, runs.c.parent_run.is_(None))
-        )
+        return await self._used(and_(runs.c.tenant == tenant, runs.c.created_at >= since, runs.c.parent_run.is_(None)))
 
     async def _used(self, which: ColumnElement[bool]) -> Used:
         async with self._ledger.read() as connection:

@@ -19,7 +19,7 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.schema import edits, notices
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shown(ApprovalRecord):
     """A question as a person is shown it: its digest and arguments are those that count now.
 

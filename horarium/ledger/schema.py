@@ -226,8 +226,10 @@ approvals = Table(
     Column("verdict", String(20)),
     Column("comment", Text),
     Column("path", Text, comment="Of a sub-agent's run: the agents from the topmost down, like `chief > clerk`."),
+    Column("reassigned", Json, comment="Who handed it to whom, in order; null: nobody did."),
     Index(None, "status"),
     Index(None, "run_id"),
+    Index(None, "tenant", "agent", "tool", "decided_at"),
 )
 
 votes = Table(

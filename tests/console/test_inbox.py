@@ -173,6 +173,58 @@ async def test_whoever_started_a_run_sees_why_he_may_not_decide_and_who_comes_se
     assert [amount for _, amount in world.effects] == ["9", "4"]
 
 
+async def test_a_row_and_many_at_once_are_handed_to_others(
+    browser: Browser, strict: Rest, engine: Engine, world: World
+) -> None:
+    fay_pays = ApprovalRule(tools=("pay",), approvers=("approver", "fay"))
+    agent = CLERK.model_copy(update={"approvals": (fay_pays,)})
+    run = await asking(engine, 1, 2, 3, agent=agent)
+    first = (await engine.client.approvals())[0]
+    async with console_of(browser, strict, who="approver") as asked:
+        page = await asked.see("/inbox")
+        row = page.locator(f"#question-{first.id}")
+        await row.get_by_text("Reassign: let others decide").click()
+        await row.get_by_label("Who decides instead").fill("role:heads")
+        await row.get_by_role("button", name="Reassign").click()
+        await says_on_top(page, "no role 'heads'")
+        assert await page.get_by_label("Who decides instead").input_value() == "role:heads"
+        await page.get_by_label("Who decides instead").fill("admin, <b>bruno</b>")
+        await page.get_by_label("What you tell them").fill("On leave.")
+        await page.get_by_role("button", name="Reassign").click()
+        await says_on_top(page, "admin, <b>bruno</b> may decide on pay now.")
+        assert "Others decide on this; approver is not asked." in await asked.main()
+        assert "reassigned by approver" in await asked.main()
+        await asked.accessible()
+
+        await asked.see("/inbox")
+        await page.locator("input[data-all]").first.check()
+        await page.locator("#reassign-many summary").click()
+        await page.get_by_label("To", exact=True).fill("admin")
+        await page.get_by_label("To", exact=True).press("Enter")  # which presses the first button: Approve
+        await expect(page.locator("main")).to_contain_text("press Reassign")
+        assert world.effects == []
+        await asked.see("/inbox")
+        await page.locator("input[data-all]").first.check()
+        await page.locator("#reassign-many summary").click()
+        await asked.accessible()
+        await page.get_by_label("To", exact=True).fill("admin")
+        await page.locator("#reassign-chosen").click()
+        await expect(page.locator("tbody .badge.reassigned")).to_have_count(2)
+        await expect(page.locator("tbody")).to_contain_text("admin may decide on pay now.")
+        await asked.accessible()
+        assert await (await asked.see("/inbox?mine=1")).locator("[data-row]").count() == 0
+    people = {one.id: one.approvers for one in await engine.client.approvals()}
+    assert people.pop(first.id) == ["admin", "<b>bruno</b>"]
+    assert list(people.values()) == [["admin"], ["admin"]]
+    async with console_of(browser, strict, who="admin") as admin:
+        page = await admin.see(f"/inbox/{first.id}")
+        assert "On leave." in await admin.main()
+        await page.get_by_role("button", name="Approve", exact=True).click()
+        await says_on_top(page, "pay is approved")
+        assert "approver handed it over: admin, <b>bruno</b> may decide." in await admin.main()
+    assert (await run.status()).status == "requires_action"
+
+
 async def test_a_decision_of_somebody_else_shows_up_and_what_is_half_typed_stays(
     console: Console, engine: Engine, rest: Rest
 ) -> None:

@@ -10,16 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horarium.contract import Approval, ApprovalState, Decision, Proof
+from horarium.contract import Approval, ApprovalState, Decision, Proof, Reassignment
 from horarium.errors import (
     ApprovalAlreadyDecided,
     ApprovalExpired,
     ApprovalNotFound,
+    ApprovalWithdrawn,
     ArgumentsRejected,
     Conflict,
     DigestMismatch,
     HorariumError,
     NotAnApprover,
+    ReassignmentRefused,
 )
 from horarium.protocol import Call
 from workflows.desk import ApprovalDesk, Question
@@ -281,3 +283,64 @@ def test_in_any_order_of_decisions_each_question_has_one_answer_that_never_chang
             assert approval == answers[approval.id]
         else:
             assert approval.status == ("withdrawn" if approval.id in withdrawn and decisions else "pending")
+
+
+# ---- handed to others
+
+
+def handing(by: str = "ann", *to: str, digest: str = "sha256:one", **more: Any) -> Reassignment:
+    return Reassignment(approval="apr_1", digest=digest, to=to or ("bruno",), by=by, **more)
+
+
+def test_others_decide_from_now_on_and_the_same_again_changes_nothing() -> None:
+    desk = ApprovalDesk([question(approvers=("ann",), required=2, expires_at=NOON + HOUR)])
+
+    assert desk.check_reassignment(handing(), NOON).id == "apr_1"
+    state, changed = desk.reassign(handing(), ("bruno", "ben"), 1, more=3)
+    again, changed_again = desk.reassign(handing(), ("bruno", "ben"), 1, more=3)
+
+    assert (changed, changed_again, again.repeated) == (True, False, True)
+    kept = ApprovalDesk([Question.model_validate(one.model_dump(mode="json")) for one in desk.carried()]).all()[0]
+    assert kept == state.approval
+    assert (kept.approvers, kept.more_approvers, kept.reassigned, kept.reassigned_by) == (("bruno", "ben"), 3, 1, "ann")
+    assert (kept.required, kept.expires_at, kept.digest) == (2, NOON + HOUR, "sha256:one")
+
+
+@pytest.mark.parametrize(
+    ("said", "at", "error"),
+    [
+        (handing("eve"), NOON, NotAnApprover),
+        (handing("zoe"), NOON, NotAnApprover),
+        (handing("zoe", as_admin=True), NOON, NotAnApprover),
+        (handing(digest="sha256:two"), NOON, DigestMismatch),
+        (handing(), NOON + HOUR, ApprovalExpired),
+        (handing().model_copy(update={"approval": "apr_9"}), NOON, ApprovalNotFound),
+    ],
+)
+def test_a_reassignment_that_does_not_count_says_why(said: Reassignment, at: datetime, error: type[Exception]) -> None:
+    desk = ApprovalDesk([question(approvers=("ann",), not_by=("zoe",), expires_at=NOON + HOUR)])
+
+    with pytest.raises(error):
+        desk.check_reassignment(said, at)
+    assert desk.check_reassignment(handing("eve", as_admin=True), NOON).id == "apr_1"
+
+
+def test_what_has_ended_or_is_being_escalated_is_handed_to_nobody() -> None:
+    rule: dict[str, Any] = {"approvers": ("ann",), "expires_at": NOON + HOUR}
+    for end, error in (
+        (lambda desk: decide(desk, decision("reject")), ApprovalAlreadyDecided),
+        (lambda desk: desk.withdraw("apr_1", NOON), ApprovalWithdrawn),
+        (lambda desk: desk.expire("apr_1", NOON), ApprovalExpired),
+    ):
+        desk = ApprovalDesk([question(**rule)])
+        end(desk)
+        with pytest.raises(error):
+            desk.check_reassignment(handing(), NOON)
+        with pytest.raises(error):  # also when it ended while it was being written down
+            desk.reassign(handing(), ("bruno",), 1)
+
+    escalating = ApprovalDesk([question(**rule).model_copy(update={"escalates": True})])
+    with pytest.raises(ReassignmentRefused, match="being escalated"):
+        escalating.check_reassignment(handing(), NOON + HOUR)
+    escalating.escalate("apr_1", ("ann", "bea"), NOON + 2 * HOUR)
+    assert escalating.check_reassignment(handing("bea"), NOON + HOUR).approvers == ("ann", "bea")

@@ -20,8 +20,10 @@ from standardwebhooks import Webhook as Verifier
 from temporalio.exceptions import ApplicationError
 
 from activities.notify import Notifier
+from horarium.contract import Reassignment
 from horarium.ledger.database import Ledger
 from horarium.ledger.notices import Notices
+from horarium.ledger.reassignments import HandedOver, Reassignments
 from horarium.ledger.schema import audit
 from horarium.ledger.schema import notices as notices_table
 from horarium.links import Links
@@ -210,6 +212,37 @@ async def test_each_approver_gets_a_link_of_their_own_and_nobody_else_gets_one(
         assert (view.approval.id, view.approver, view.open) == (question, person, True)
     assert server.at("/eve") == []
     assert not any("/approve/" in request.body for request in (*server.at("/team"), *server.at("/hook")))
+
+
+async def test_those_it_is_handed_to_are_told_by_whom_and_who_was_asked_before_hears_nothing_new(
+    ledger: Ledger, notifier: NewNotifier, server: Server, tmp_path: Path
+) -> None:
+    question = await coming(ledger, approvers=["ana", "ben"])
+    telling = notifier(
+        notify=("/team",),
+        people={name: (f"/{name}",) for name in ("ana", "ben", "bruno")},
+        webhooks=("/hook",),
+    )
+    await telling.notify(tell(question))
+    [asked] = server.messages("/ana")
+    said = Reassignment(approval=question, digest="sha256:x", to=("ben", "bruno"), by="ana", comment="On leave.")
+    handed = HandedOver(said=said, at=NOON, key=None, before=("ana", "ben"), people=("ben", "bruno"))
+    assert await Reassignments(ledger).record(question, handed) == 1
+
+    await telling.notify(tell(question, "reassigned", 1))
+
+    assert (len(server.at("/ana")), len(server.at("/ben"))) == (1, 1)
+    [message] = server.messages("/bruno")
+    assert message["title"] == "Handed to you: approve pay? clerk asks"
+    assert "ana asks you to decide whether the agent clerk may call pay." in message["message"]
+    assert "ana says: On leave." in message["message"]
+    event = json.loads(server.at("/hook")[-1].body)
+    assert (event["type"], event["data"]["approvers"]) == ("approval.reassigned", ["ben", "bruno"])
+    links = Links.of(Settings(root=tmp_path), ledger)
+    good = message["message"].partition(f"Decide here: {GATEWAY}/approve/")[2].splitlines()[0]
+    bad = asked["message"].partition(f"Decide here: {GATEWAY}/approve/")[2].splitlines()[0]
+    assert (await links.peek(good)).open
+    assert "ana is not asked any more" in str((await links.peek(bad)).why_not)
 
 
 async def test_who_has_voted_is_not_reminded(ledger: Ledger, notifier: NewNotifier, server: Server) -> None:

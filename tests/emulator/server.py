@@ -31,6 +31,7 @@ class Fault:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     code: str | None = None
+    param: str | None = None
     cut_after: int | None = None  # events, then the connection is closed
     stall_after: int | None = None  # events, then silence
     stall_first: bool = False  # silence before the status line
@@ -125,7 +126,7 @@ class FoundryEmulator:
         fault = self.faults.pop(0) if self.faults else Fault()
         refused = self._unauthorised(request)
         if fault.status is not None:
-            refused = _problem(fault.status, fault.code or "some_code", headers=fault.headers)
+            refused = _problem(fault.status, fault.code or "some_code", fault.param, headers=fault.headers)
         if fault.stall_first:
             await self._silence(request)
         return body, fault, refused

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from temporalio.testing import WorkflowEnvironment
 
 from activities.models.base import ModelRequest, Turn
 from horarium.definitions import Agent
+from horarium.gateway.serving import Serving, serving
 from horarium.ids import new_run_id
 from horarium.ledger.agents import Agents
 from horarium.ledger.api_keys import ApiKeys
@@ -19,9 +23,10 @@ from horarium.ledger.toolboxes import Toolboxes
 from horarium.memories import Judgement, Lesson
 from horarium.settings import GatewaySettings, Hook, LimitSettings
 from horarium.toolboxes import Toolbox
-from tests.gateway.conftest import SHOP, Serve
+from tests.engine.conftest import World
+from tests.gateway.conftest import SHOP, of_gateway
 from tests.gateway.rest import STRICT, Rest, rest_of
-from tests.support.engine import PATIENCE, Engine, asks, call, says
+from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
 
 AS_OFTEN_AS_LIKED = LimitSettings(
     per_key="1000000/second", per_tenant="1000000/second", per_address="1000000/second", failure_weight=1
@@ -49,9 +54,9 @@ class Furnished:
         """Remember them."""
         self.ids.setdefault(noun, []).extend(ids)
 
-    def one(self, noun: str) -> str:
-        """The first of them."""
-        return self.ids[noun][0]
+    def one(self, noun: str, *, last: bool = False) -> str:
+        """The first of them; or the last, for whoever uses it up."""
+        return self.ids[noun][-1 if last else 0]
 
 
 def _answer(request: ModelRequest) -> Turn:
@@ -69,20 +74,17 @@ def _answer(request: ModelRequest) -> Turn:
 
 @asynccontextmanager
 async def furnished(
-    engine: Engine, serve: Serve, settings: GatewaySettings = FURNISHED, *, each: int = OF_EACH
+    env: WorkflowEnvironment, directory: Path, settings: GatewaySettings = FURNISHED, *, each: int = OF_EACH
 ) -> AsyncIterator[Furnished]:
-    """Serve it. `each`: how many there are of what requests use up."""
-    engine.model.lines[:] = [_answer]
-    agents = Agents(engine.ledger)
-    for agent in (
-        Agent("clerk", model="scripted:test", tools=["look"]),
-        Agent("payer", model="scripted:test", tools=["pay"]),
-        Agent("plain", model="scripted:test"),
-    ):
-        await agents.register(agent)
-    await Toolboxes(engine.ledger).register(SHOP)
-    await Toolboxes(engine.ledger).register(Toolbox(name="shop", tools=("look",), description="Smaller."))
-    async with rest_of(engine, serve, settings) as rest:
+    """Have an engine of its own served. `each`: how many there are of what requests use up."""
+    async with running_engine(env, directory, World().tools()) as engine, AsyncExitStack() as stack:  # type: ignore[arg-type]
+
+        async def serve(gateway: GatewaySettings, **more: Any) -> Serving:
+            whole = of_gateway(engine.settings, gateway)
+            return await stack.enter_async_context(serving(engine.client, whole, host="127.0.0.1", port=0, **more))
+
+        await _definitions(engine)
+        rest = await stack.enter_async_context(rest_of(engine, serve, settings))
         house = Furnished(rest)
         house.put("agent", "clerk", "payer", "plain")
         house.put("toolbox", "shop")
@@ -95,6 +97,21 @@ async def furnished(
             key, _ = await ApiKeys(engine.ledger).create(f"spare-{number}", ("role:viewer",), tenant="default")
             house.put("key", key.id)
         yield house
+
+
+async def _definitions(engine: Engine) -> None:
+    engine.model.lines[:] = [_answer]
+    agents = Agents(engine.ledger)
+    for agent in (
+        Agent("clerk", model="scripted:test", tools=["look"]),
+        Agent("payer", model="scripted:test", tools=["pay"]),
+        Agent("plain", model="scripted:test"),
+        Agent("triage", model="scripted:test"),  # this one and the next are those of the document's examples
+        Agent("log-triage", model="scripted:test", tools=["look"]),
+    ):
+        await agents.register(agent)
+    await Toolboxes(engine.ledger).register(SHOP)
+    await Toolboxes(engine.ledger).register(Toolbox(name="shop", tools=("look",), description="Smaller."))
 
 
 async def _runs(house: Furnished, each: int) -> None:
@@ -155,6 +172,7 @@ async def _memories(house: Furnished, each: int) -> None:
 async def _until(rest: Rest, path: str, name: str) -> Any:
     """A field of what is there, once it is there."""
     async with asyncio.timeout(PATIENCE.total_seconds()):
-        while not (found := (await rest.ok("GET", path))[name]):
+        # A tick that was just ordered is there a moment later.
+        while (answer := await rest("GET", path)).status_code == 404 or not answer.json()[name]:
             await asyncio.sleep(0.05)
-        return found
+        return answer.json()[name]

@@ -45,11 +45,11 @@ class Operation:
             return NAMED[self.path.split("/")[2]]
         return None if name in ("number", "version") else "agent" if name == "model" else NOUNS.get(name, name)
 
-    def address(self, house: Furnished, **others: str) -> str:
-        """With what is there; `others`: instead of the first of a noun."""
+    def address(self, house: Furnished, *, last: bool = False) -> str:
+        """With the first of what is there, or the last."""
         path = self.path.replace("{number}", "1").replace("{version}", "1")
         for name, noun in self.nouns.items():
-            path = path.replace(f"{{{name}}}", quote(others.get(noun) or house.one(noun), safe=""))
+            path = path.replace(f"{{{name}}}", quote(house.one(noun, last=last), safe=""))
         return path
 
     @property

@@ -171,11 +171,12 @@ async def test_a_page_of_another_site_is_refused_before_anything_is_looked_at(
 async def test_loopback_names_and_those_of_the_settings_are_let_in(engine: Engine, serve: Serve) -> None:
     await Toolboxes(engine.ledger).register(SHOP)
     settings = PATIENT.model_copy(update={"hosts": ("mcp.example.com",), "origins": ("https://app.example.com",)})
+    _, key = await ApiKeys(engine.ledger).create("laptop", ("toolbox:*",))
     shop = Shop(await serve(settings), engine)
     port = shop.serving.port
     tried = ({"Host": f"localhost:{port}"}, {"Host": "MCP.example.com", "Origin": "https://app.example.com"})
 
-    assert [(await post(shop.url, **headers)).status_code for headers in tried] == [200, 200]
+    assert [(await post(shop.url, key, **headers)).status_code for headers in tried] == [200, 200]
 
 
 async def test_a_wrong_key_is_not_taken_for_no_key(shop: Shop) -> None:

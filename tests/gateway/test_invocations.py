@@ -22,6 +22,16 @@ from tests.support.engine import asks, call, says
 
 __all__ = ["desk"]
 PATH = "/v1/agents/clerk/invocations"
+FORECASTER = Agent(
+    "forecaster",
+    model="scripted:test",
+    input_schema={
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "when": {"type": "string"}},
+        "required": ["city"],
+    },
+    output_schema={"type": "object", "properties": {"degrees": {"type": "integer"}}, "required": ["degrees"]},
+)
 
 
 async def test_json_goes_in_and_json_comes_out(desk: Desk) -> None:
@@ -74,6 +84,35 @@ async def test_what_is_no_invocation_is_refused(desk: Desk) -> None:
 
     assert [answer.status_code for answer in answers] == [422, 422, 404, 403]
     assert await desk.engine.client.runs() == []
+
+
+async def test_a_body_that_misses_the_input_schema_starts_nothing_and_is_told_where_and_why(
+    desk: Desk, serve: Serve
+) -> None:
+    await Agents(desk.engine.ledger).register(FORECASTER)
+    hosted = await serve(STRICT, agent="forecaster")
+    http = await desk.http("operator")
+    path = "/v1/agents/forecaster/invocations"
+    desk.says(says('```\n{"degrees": 21}\n```'))
+
+    wrong = await http.post(path, json={"city": 5, "when": ["now"]})
+    right = await http.post(path, json={"city": "Salzburg"})
+    shown = await http.get(f"{path}/schema")
+    at_root = await http.get(f"{hosted.url}/invocations/schema")
+    detail = (await http.get("/v1/agents/forecaster")).json()
+    free = await http.get(f"{PATH}/schema")
+
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "bad_input")
+    assert wrong.json()["errors"] == [
+        {"where": "body.city", "why": "5 is not of type 'string'"},
+        {"where": "body.when", "why": "['now'] is not of type 'string'"},
+    ]
+    assert (right.status_code, right.json()) == (200, {"degrees": 21})
+    assert len(await desk.engine.client.runs()) == 1
+    assert shown.json() == at_root.json() == {"input": FORECASTER.input_schema, "output": FORECASTER.output_schema}
+    assert [detail["input_schema"], detail["output_schema"]] == [FORECASTER.input_schema, FORECASTER.output_schema]
+    assert detail["definition"]["input_schema"] == FORECASTER.input_schema
+    assert free.json() == {"input": None, "output": None}
 
 
 async def test_a_hosted_agent_is_asked_at_the_root_and_nothing_else_is_there(desk: Desk, serve: Serve) -> None:

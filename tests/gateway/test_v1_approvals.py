@@ -204,9 +204,47 @@ async def test_the_plan_says_who_may_and_a_key_of_another_name_may_not(
     assert world.effects == []
 
 
+async def test_an_approval_is_handed_to_others_by_who_may_decide_and_by_an_admin(
+    engine: Engine, world: World, serve: Serve
+) -> None:
+    gateway = await serve()
+    strict = CLERK.model_copy(update={"approvals": (ApprovalRule(tools=("pay",), approvers=("fay",)),)})
+    run = await asking(engine, agent=strict)
+    async with await keyed(engine, gateway, "default", "role:approver") as http:
+        [question] = await inbox(http)
+        path, body = f"/v1/approvals/{question['id']}/reassign", {"digest": question["digest"], "to": ["bruno"]}
+        not_asked = await http.post(path, json=body)
+        named = await http.post(path, json={**body, "by": "fay", "as_admin": True})
+        nobody = await http.post(path, json={**body, "to": []})
+        async with await keyed(engine, gateway, "default", "role:admin") as admin:
+            unknown = await admin.post(path, json={**body, "to": ["role:heads"]})
+            handed = await admin.post(path, json={**body, "to": ["Somebody", "bruno"], "comment": "Please."})
+        mine = await http.post(path, json={**body, "to": ["somebody"]})
+        decided = await decide(http, question, "approve")
+        await run.result(PATIENCE)
+        late = await http.post(path, json=body)
+        found = (await http.get(f"/v1/approvals/{question['id']}")).json()
+
+    assert [(one.status_code, one.json()["code"]) for one in (not_asked, unknown, late)] == [
+        (403, "not_an_approver"),
+        (409, "reassignment_refused"),
+        (409, "approval_already_decided"),
+    ]
+    assert (named.status_code, nobody.status_code) == (422, 422)
+    assert (handed.status_code, handed.json()["approval"]["approvers"]) == (200, ["Somebody", "bruno"]), handed.text
+    assert (mine.status_code, decided.status_code) == (200, 200)
+    assert [(one["by"], one["as_admin"], one["comment"]) for one in found["reassigned"]] == [
+        ("somebody", True, "Please."),
+        ("somebody", False, None),
+    ]
+    assert (found["approvers"], found["decided_by"]) == (["somebody"], "somebody")
+    assert [amount for _, amount in world.effects] == ["5"]
+
+
 ROUTES = [
     ("GET", "", None, 0),
     ("POST", "/decide", {"digest": "sha256:x", "verdict": "approve"}, 2),
+    ("POST", "/reassign", {"digest": "sha256:x", "to": ["bruno"]}, 2),
     ("POST", "/resolve", {"verdict": "fail"}, 2),
 ]
 

@@ -36,6 +36,7 @@ def request(
     model: str = "main",
     tools: tuple[ToolSpec, ...] = (),
     tool_choice: Literal["auto", "required", "none"] = "auto",
+    answer_schema: dict[str, Any] | None = None,
     **settings: Any,
 ) -> ModelRequest:
     return ModelRequest(
@@ -47,4 +48,5 @@ def request(
         key="horarium/run_1/turn-1",
         tool_choice=tool_choice,
         metadata={"horarium_run": "run_1"},
+        answer_schema=answer_schema,
     )

@@ -264,3 +264,20 @@ def test_larger_weights_write_their_arguments_themselves() -> None:
     assert form is not None
     assert form.schema["properties"]["title"]["maxLength"] == 400
     assert "enum" not in form.schema["properties"]["title"]
+
+
+async def test_its_answer_fits_the_schema_that_it_is_held_to(local: LocalProvider) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"severity": {"enum": ["low", "high"]}, "broken": {"$ref": "#/$defs/parts"}},
+        "required": ["severity", "broken"],
+        "$defs": {"parts": {"type": "array", "items": {"enum": ["invoice.c", "ledger.c"]}, "maxItems": 2}},
+    }
+    asked = TurnMessage("user", f"How bad is this, and what is broken?\n{GCC_LOG}")
+
+    free = await local.generate(request(asked, answer_schema=schema))
+    choosing = await local.generate(request(asked, answer_schema=schema, tools=(read_log.spec,)))
+
+    assert free.calls == ()
+    jsonschema.validate(json.loads(free.text), schema)
+    assert [call.name for call in choosing.calls] == ["read_log"] or json.loads(choosing.text)["broken"] is not None

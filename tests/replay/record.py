@@ -22,8 +22,9 @@ from temporalio.testing import WorkflowEnvironment
 from horarium.contract import SEARCH_ATTRIBUTES
 from horarium.conversion import data_converter
 from horarium.leaving import leave
+from horarium.settings import GatewaySettings, Settings
 from tests.engine.conftest import World, beside_python
-from tests.replay.all_shapes import SHAPES
+from tests.replay.all_shapes import GATEWAYS, SHAPES
 from tests.support.engine import TUNING, running_engine
 
 HISTORIES = Path(__file__).resolve().parents[1] / "histories"
@@ -60,7 +61,8 @@ async def play(env: WorkflowEnvironment, name: str) -> list[WorkflowHistory]:
     """Play one shape; the history of each of its executions, in order."""
     world = World()
     with tempfile.TemporaryDirectory() as scratch:
-        async with running_engine(env, Path(scratch), world.tools()) as engine:  # type: ignore[arg-type]
+        settings = Settings(root=Path(scratch), gateway=GATEWAYS.get(name, GatewaySettings()))
+        async with running_engine(env, Path(scratch), world.tools(), settings=settings) as engine:  # type: ignore[arg-type]
             try:
                 run = await SHAPES[name](engine, world)
             finally:

@@ -19,11 +19,13 @@ from horarium.client import Run
 from horarium.contract import RUN_WORKFLOW, SIGNAL_APPROVE, SIGNAL_REJECT, Decision, Remember, Waiting
 from horarium.definitions import Agent, ApprovalRule, Limits, Memory, RememberRule
 from horarium.errors import ModelRejected
+from horarium.settings import GatewaySettings
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, says
 
 Shape = Callable[[Engine, World], Awaitable[Run]]
 SHAPES: dict[str, Shape] = {}
+GATEWAYS: dict[str, GatewaySettings] = {}  # of the shapes that need settings of their own
 TOOLS = ["look", "pay", "wait", "slow_pay"]
 
 

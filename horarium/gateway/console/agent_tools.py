@@ -91,9 +91,7 @@ def _toolbox(tool: v1.AgentTool) -> ToolLine:
     )
 
 
-def _server(
-    agent: Agent, label: str, met: Iterable[KnownTool], failures: Mapping[str, ToolFailure]
-) -> list[ToolLine]:
+def _server(agent: Agent, label: str, met: Iterable[KnownTool], failures: Mapping[str, ToolFailure]) -> list[ToolLine]:
     server = agent.mcp[label]
     source, retries = f"MCP server {label}: {server.address}", _retries(server.attempts, server.timeout)
     lines = []
@@ -116,7 +114,12 @@ def _server(
     offered = ", ".join(server.tools)
     return [
         ToolLine(
-            f"{label}__*", source, "each its own", "by the effect of each", retries, f"{offered}; no run has met it so far."
+            f"{label}__*",
+            source,
+            "each its own",
+            "by the effect of each",
+            retries,
+            f"{offered}; no run has met it so far.",
         )
     ]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import Query, Request
 from starlette.responses import Response
 
 from horarium.client import Client
-from horarium.definitions import Agent
+from horarium.definitions import ENDPOINT_PREFIX, NO_MODEL, Agent
 from horarium.durations import words as length
 from horarium.errors import AgentNotFound
 from horarium.gateway.console.agent_tools import tool_lines
@@ -25,6 +26,7 @@ from horarium.gateway.console.routing import pages
 from horarium.gateway.console.run_words import RUN_STATUS
 from horarium.gateway.console.start import new_key
 from horarium.gateway.context import TheClient, Viewer
+from horarium.gateway.roles import Role
 from horarium.gateway.v1.fields import Named, page_end
 from horarium.gateway.v1.paging import LARGEST, Cursor, cursor_of, read_cursor
 from horarium.ledger.agents import Agents
@@ -43,13 +45,19 @@ Version = Annotated[int | None, Query(ge=1, le=LARGEST)]
 
 @router.get("/agents")
 async def list_page(
-    request: Request, client: TheClient, caller: Viewer, text: Annotated[str, Query(max_length=63)] = "", cursor: Cursor = None
+    request: Request,
+    client: TheClient,
+    caller: Viewer,
+    text: Annotated[str, Query(max_length=63)] = "",
+    cursor: Cursor = None,
 ) -> Response:
     """The newest version of every agent, by name."""
     after = read_cursor(cursor, str)
     ledger = client.require_ledger()
     agents, now = Agents(ledger), datetime.now(UTC)
-    names = [name for name in await agents.names() if text.strip().lower() in name.lower()]
+    wanted = text.strip().lower()
+    # Those that stand for served toolboxes are no agents to anybody.
+    names = [name for name in await agents.names() if wanted in name.lower() and not name.startswith(ENDPOINT_PREFIX)]
     left = sorted(name for name in names if after is None or name > after[0])
     shown, end = page_end(left, ON_A_PAGE, cursor_of)
     figures = Figures(ledger)
@@ -62,7 +70,7 @@ async def list_page(
         week=await figures.used_by_agents(caller.tenant, now - WEEK),
         nothing=Used(),
         text=text,
-        next=f"/agents?text={text}&cursor={end}" if end else None,
+        next=f"/agents?{urlencode({'text': text, 'cursor': end})}" if end else None,
     )
 
 
@@ -84,7 +92,7 @@ async def diff_page(
         older=older,
         newer=newer,
         lines=lines,
-        command=f"horarium agents show {name} --version {older.version}\nhorarium agents show {name} --version {newer.version}",
+        command="\n".join(f"horarium agents show {name} --version {one.version}" for one in (older, newer)),
         path=f"/v1/agents/{name}/versions/{newer.version}",
     )
 
@@ -122,6 +130,7 @@ async def agent_page(
             ("7 days", await figures.used_by(name, caller.tenant, now - WEEK)),
         ],
         routines=users,
+        may_start=caller.role >= Role.OPERATOR and agent.model != NO_MODEL and found.version == versions[0].version,
         key=new_key(),
     )
 

@@ -19,6 +19,7 @@ from horarium.gateway.roles import Role
 from horarium.ledger.approvals import ApprovalRecord, QuestionKind
 from horarium.ledger.inbox import Beside, Inbox
 from horarium.ledger.notices import Shown
+from horarium.ledger.reassignments import HandedOver, handed_over
 from horarium.links import outcome
 from horarium.people import is_among, same_person
 from horarium.visible import editable_json, one_line
@@ -47,6 +48,7 @@ class Typed:
     comment: str | None = None
     output: str | None = None
     verdict: str | None = None
+    to: str | None = None
 
 
 NOTHING_TYPED = Typed()
@@ -143,6 +145,20 @@ class Asked:
     def why_not(self) -> str | None:
         """Why the reader may not decide; None when he may."""
         return why_not(self.beside, self.caller)
+
+    @property
+    def may_reassign(self) -> bool:
+        """Whether the reader may let others decide: whoever may decide, and an administrator."""
+        rule, caller = self.beside.rule, self.caller
+        if self.shown.kind != "approval" or not self.is_open or (rule is not None and not rule.reassign):
+            return False
+        is_admin = caller.role >= Role.ADMIN and not is_among(caller.name, self.beside.not_by)
+        return self.why_not is None or is_admin
+
+    @property
+    def handed(self) -> HandedOver | None:
+        """How it was last handed to others."""
+        return next(reversed(handed_over(self.shown)), None)
 
     @property
     def remember(self) -> RememberRule | None:

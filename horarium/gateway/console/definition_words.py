@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from horarium.definitions import Agent, ApprovalRule, Limits, Memory
 from horarium.durations import words as length
+from horarium.gateway.console.routine_page import written
 from horarium.gateway.console.words import count
 from horarium.gateway.v1.agents import definition_of
 from horarium.plans import WHOLE, rule_for, rule_named
@@ -42,14 +43,8 @@ class Line:
 
 def as_written(model: Any, more: Mapping[str, Any] | None = None) -> str:
     """A definition as its file would have it: YAML, without what only repeats a default."""
-    kept = model.model_dump(mode="json", exclude_defaults=True)
-    return yaml_of(_kept(definition_of(model), kept) | dict(more or {}))
-
-
-def _kept(whole: Any, named: Any) -> Any:
-    if isinstance(whole, dict) and isinstance(named, dict):
-        return {key: _kept(value, named[key]) for key, value in whole.items() if key in named}
-    return whole
+    shown = definition_of(model, mode="python", exclude_defaults=True)
+    return yaml_of(written(shown) | dict(more or {}))
 
 
 def difference(before: str, after: str) -> list[Line]:
@@ -96,7 +91,8 @@ def _sentences(rule: ApprovalRule) -> Iterator[str]:
         yield f"They are reminded every {length(rule.remind_every)}."
     if rule.remember is not None:
         scopes = " or ".join(rule.remember.scopes)
-        yield f"Whoever approves may release later calls too: of the {scopes}, for up to {length(rule.remember.longest)}."
+        longest = length(rule.remember.longest)
+        yield f"Whoever approves may release later calls too: of the {scopes}, for up to {longest}."
 
 
 def _at_the_end(rule: ApprovalRule) -> str:
@@ -172,7 +168,9 @@ def memory_in_words(memory: Memory | None, model: str) -> list[str]:
         else "Runs are told none of it."
     )
     finder = memory.extracts_with(model)
-    said.append(f"{finder} finds what is worth remembering." if finder else "No model looks for what is worth remembering.")
+    said.append(
+        f"{finder} finds what is worth remembering." if finder else "No model looks for what is worth remembering."
+    )
     if memory.rubric is not None:
         said.append(f"Procedures count when {memory.rubric.name} gives the run at least {memory.rubric.at_least}.")
     elif "procedural" in memory.kinds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Annotated
 from urllib.parse import parse_qsl
@@ -9,7 +10,7 @@ from urllib.parse import parse_qsl
 from fastapi import Depends, Request
 
 from horarium.errors import HorariumError
-from horarium.gateway.bodies import UNKEPT
+from horarium.gateway.bodies import BODY_WITHIN, UNKEPT
 from horarium.gateway.console.page import Browser, TheBrowser
 from horarium.gateway.roles import NotAllowed
 
@@ -60,10 +61,14 @@ class Form:
 async def _form(request: Request, browser: TheBrowser) -> Form:
     most = request.app.state.settings.gateway.max_body_bytes
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise BadForm(f"The form has more than the {most:,} bytes that it may have.")
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    raise BadForm(f"The form has more than the {most:,} bytes that it may have.")
+    except TimeoutError as error:
+        raise BadForm(f"The form did not come within {BODY_WITHIN:.0f} seconds.") from error
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise BadForm("That is no form of ours.")

@@ -52,6 +52,9 @@ def _text(kind: str, data: Mapping[str, Any]) -> str:
             return f"Asked: {_people(data.get('approvers')) or 'any approver'}, {data.get('required', 1)} to approve."
         case "approval.escalated":
             return f"Escalated: {_people(data.get('to'))} may decide."
+        case "approval.reassigned":
+            admin = ", an administrator," if data.get("as_admin") else ""
+            return f"{by}{admin} handed it over: {_people(data.get('approvers'))} may decide."
         case "approval.edited":
             return f"{by} changed the arguments."
         case "approval.voted" | "approval.decided":

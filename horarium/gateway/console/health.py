@@ -43,12 +43,13 @@ State = Literal["ok", "warn", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One part: how it is, in a sentence, and what to do. `rows`: more of it, each a label and words."""
+    """One part: how it is, in a sentence, and what to do. `link`: the page with what is counted. `rows`: more of it."""
 
     name: str
     state: State
     found: str
     advice: str = ""
+    link: str | None = None
     rows: tuple[tuple[str, str], ...] = ()
 
 
@@ -116,13 +117,13 @@ async def health(client: Client, *, tenant: str, whole: bool) -> Health:
     asked = [
         _asked("Temporal", "Start it: horarium up, or look at its own log.", _server(client.temporal)),
         _asked("Engine workers", "Start one: horarium worker", _workers(client.temporal)),
-        _asked("Ledger", "Look at [ledger] in horarium.toml: horarium doctor", _ledger(figures)),
         _asked("Timetable", "Look at the routines: horarium routine list", _timetable(figures, tenant, now)),
         _asked("People", "Answer them in the inbox.", _people(figures, tenant, now)),
         _asked("Memories", "Review them.", _memories(figures, tenant)),
     ]
     if not whole:
         return Health(tuple(await asyncio.gather(*asked)))
+    asked.insert(2, _asked("Ledger", "Look at [ledger] in horarium.toml: horarium doctor", _ledger(figures)))
     probes = asyncio.gather(*asked)
     queues, workers, trouble = await _processes(client, now)
     return Health((*await probes, *trouble), queues, workers, await _versions(client.temporal))
@@ -159,13 +160,13 @@ async def _timetable(figures: Figures, tenant: str, now: datetime) -> Probe:
         return Probe("Timetable", "ok", "There is no routine.", rows=rows)
     behind = now - kept.watched_until
     if behind > WATCH_BEHIND:
-        found = f"Nobody has looked for missed fires for {length(behind)}."
-        return Probe("Timetable", "bad", found, "The engine's worker does: horarium worker", rows)
+        found = f"Nobody has looked for missed fires for {_whole(behind)}."
+        return Probe("Timetable", "bad", found, "The engine's worker does: horarium worker", rows=rows)
     if kept.not_applied:
         found = f"Of {count(kept.not_applied, 'routine')} Temporal's schedules are not as they say yet."
-        return Probe("Timetable", "warn", found, "A worker does that within a minute.", rows)
+        return Probe("Timetable", "warn", found, "A worker does that within a minute.", rows=rows)
     if kept.missed or kept.failed:
-        return Probe("Timetable", "warn", "Some ticks of the last day did not do well.", "See them: /routines", rows)
+        return Probe("Timetable", "warn", "Some ticks of the last day did not do well.", link="/routines", rows=rows)
     return Probe("Timetable", "ok", "Every routine is watched, and none missed a fire.", rows=rows)
 
 
@@ -175,17 +176,22 @@ async def _people(figures: Figures, tenant: str, now: datetime) -> Probe:
         return Probe("People", "ok", "Nothing waits for anybody.")
     found = f"{count(waiting.questions, 'question waits', 'questions wait')} for people"
     if waiting.oldest is not None:
-        found += f", the oldest for {length(now - waiting.oldest)}"
+        found += f", the oldest for {_whole(now - waiting.oldest)}"
     if waiting.due:
-        return Probe("People", "warn", f"{found}; {waiting.due} end within an hour.", "Answer them in the inbox.")
-    return Probe("People", "ok", f"{found}.")
+        return Probe("People", "warn", f"{found}; {waiting.due} end within an hour.", link="/inbox")
+    return Probe("People", "ok", f"{found}.", link="/inbox")
 
 
 async def _memories(figures: Figures, tenant: str) -> Probe:
     waiting = await figures.memories_waiting(tenant)
     if not waiting:
         return Probe("Memories", "ok", "None waits for a review.")
-    return Probe("Memories", "ok", f"{count(waiting, 'waits', 'wait')} for a review.", "Look at them: /memory/review")
+    return Probe("Memories", "ok", f"{count(waiting, 'waits', 'wait')} for a review.", link="/memory/review")
+
+
+def _whole(span: timedelta) -> str:
+    minutes = round(span.total_seconds() / 60)
+    return length(timedelta(minutes=minutes)) if minutes else "less than a minute"
 
 
 # ---- processes, of the whole installation

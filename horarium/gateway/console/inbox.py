@@ -18,16 +18,24 @@ from starlette.responses import Response
 
 from horarium.client import Client
 from horarium.contract import Text
-from horarium.errors import ApprovalNotFound
+from horarium.errors import ApprovalNotFound, HorariumError
 from horarium.gateway.auth import Caller
 from horarium.gateway.console.asked import KINDS, Asked, asked
 from horarium.gateway.console.forms import Form, TheForm
 from horarium.gateway.console.page import page
-from horarium.gateway.console.questions import BadAnswer, decided_words, read, written
+from horarium.gateway.console.questions import (
+    BadAnswer,
+    decided_words,
+    read,
+    reassigned_words,
+    reassignment_of,
+    written,
+)
 from horarium.gateway.console.routing import pages
 from horarium.gateway.context import Approver, TheClient, Viewer
+from horarium.gateway.problems import as_problem
 from horarium.gateway.v1 import approvals
-from horarium.gateway.v1.approvals import DecideMany, Outcome, QuestionStatus
+from horarium.gateway.v1.approvals import DecideMany, Outcome, QuestionStatus, ReassignBody
 from horarium.gateway.v1.paging import Cursor, cursor_of, read_cursor
 from horarium.ledger.approvals import ApprovalRecord, Approvals, QuestionKind
 from horarium.people import is_among
@@ -35,6 +43,7 @@ from horarium.people import is_among
 ON_A_PAGE = 25
 MOST_LOOKED_AT = 2_000  # questions, to find those that one person may decide
 VERDICTS = ("approve", "reject")
+REASSIGN = "reassign"
 STATUSES: tuple[QuestionStatus, ...] = get_args(QuestionStatus)
 router = pages()
 
@@ -111,29 +120,51 @@ async def inbox(
 
 @router.post("/inbox/decide")
 async def decide_many(request: Request, form: TheForm, client: TheClient, caller: Approver) -> Response:
-    """Approve or reject all that were chosen; each has its own outcome."""
+    """Approve, reject or reassign all that were chosen; each has its own outcome."""
     verdict = form["verdict"]
     chosen = _chosen(form)
-    if verdict not in VERDICTS:
-        raise BadAnswer(f"Many are approved or rejected, and not {verdict!r}.")
+    if verdict not in (*VERDICTS, REASSIGN):
+        raise BadAnswer(f"Many are approved, rejected or reassigned, and not {verdict!r}.")
+    if verdict != REASSIGN and form.get("to") is not None:  # Enter in that field presses the first button
+        raise BadAnswer(
+            "You wrote who decides instead.", hint="To let them decide, press Reassign; else leave it empty."
+        )
     found = await asyncio.gather(*(_shown(client, caller, question) for question, _ in chosen))
     questions = await asked(client, caller, [record for record in found if record is not None])
     writes = any(one.shown.effect != "read" for one in questions)
     if verdict == "approve" and writes and "confirmed" not in form:
         return _confirm(request, form, questions, dict(chosen))
+    if verdict == REASSIGN:
+        bodies = [(one, reassignment_of(form, digest)) for one, digest in chosen]
+        outcomes = await asyncio.gather(*(_reassigned(client, caller, one, body) for one, body in bodies))
+        return _became(request, form, outcomes, questions)
     decisions = [
         {"approval": question, "digest": digest, "verdict": verdict, "comment": form.get("comment")}
         for question, digest in chosen
     ]
-    outcomes = await approvals.decide_many(read(DecideMany, decisions=decisions), client, caller)
-    await asyncio.gather(*(written(client, one.decided) for one in outcomes.data if one.decided is not None))
+    decided = (await approvals.decide_many(read(DecideMany, decisions=decisions), client, caller)).data
+    await asyncio.gather(*(written(client, one.decided) for one in decided if one.decided is not None))
+    return _became(request, form, decided, questions)
+
+
+def _became(request: Request, form: Form, outcomes: Sequence[Outcome], questions: Sequence[Asked]) -> Response:
+    reassigned = form["verdict"] == REASSIGN
     return page(
         request,
         "outcomes.html",
         title="What became of them",
-        outcomes=[_in_words(one, questions) for one in outcomes.data],
+        outcomes=[_in_words(one, questions, reassigned=reassigned) for one in outcomes],
         back=form.get("back") or "/inbox",
     )
+
+
+async def _reassigned(client: Client, caller: Caller, question: str, body: ReassignBody) -> Outcome:
+    try:
+        state = await approvals.reassign(question, body, client, caller)
+    except HorariumError as error:
+        problem = as_problem(error)
+        return Outcome(approval=question, status=problem.status, problem=problem)
+    return Outcome(approval=question, status=200, decided=state)
 
 
 def is_choosable(question: Asked) -> bool:
@@ -173,16 +204,20 @@ async def _shown(client: Client, caller: Caller, question: str) -> ApprovalRecor
         return None  # deciding on it says so
 
 
-def _in_words(outcome: Outcome, questions: Sequence[Asked]) -> dict[str, str | None]:
+def _in_words(outcome: Outcome, questions: Sequence[Asked], *, reassigned: bool) -> dict[str, str | None]:
     question = next((one for one in questions if one.shown.id == outcome.approval), None)
     problem = outcome.problem
-    why = problem.detail if problem is not None else None
+    text = problem.detail if problem is not None else None
+    status = "not done"
+    if outcome.decided is not None:
+        status = "reassigned" if reassigned else outcome.decided.approval.status
+        text = reassigned_words(outcome.decided) if reassigned else decided_words(outcome.decided)
     return {
         "id": outcome.approval,
         "title": question.title if question is not None else outcome.approval,
         "arguments": question.shown.arguments if question is not None else None,
-        "status": outcome.decided.approval.status if outcome.decided is not None else "not done",
-        "text": decided_words(outcome.decided) if outcome.decided is not None else why,
+        "status": status,
+        "text": text,
         "hint": problem.hint if problem is not None else None,
     }
 

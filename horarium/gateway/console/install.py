@@ -8,10 +8,14 @@ from starlette.responses import RedirectResponse, Response
 
 from horarium.gateway.auth import is_page
 from horarium.gateway.console import (
+    agents,
     assets,
+    audit,
     calendar,
     inbox,
+    keys,
     link_page,
+    memory,
     questions,
     routine_orders,
     routine_page,
@@ -21,8 +25,10 @@ from horarium.gateway.console import (
     runs,
     sign_in,
     start,
+    system,
     threads,
     ticks,
+    toolboxes,
 )
 from horarium.gateway.console.page import loopback_hosts
 from horarium.gateway.console.routing import error_page, pages
@@ -57,6 +63,12 @@ def install(app: FastAPI, sessions: Sessions, *, port: int) -> None:
         routine_plans,
         routine_orders,
         ticks,
+        toolboxes,  # before the agents, below whose address they are
+        agents,
+        memory,
+        system,
+        audit,
+        keys,
     ):
         app.include_router(noun.router)
     app.include_router(router)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlencode
 
@@ -117,18 +118,13 @@ async def review(request: Request, client: TheClient, caller: Approver, form: Th
     verdict = _verdict(form)
     note = form.get("note")
     orders: list[Callable[[], Coroutine[Any, Any, object]]] = []
+    said_by: dict[str, Any] = {"by": caller.name, "tenant": caller.tenant}
     for chosen in dict.fromkeys(form.all("memory")):
         memory, _, number = chosen.partition("@")
-        version = int(number) if number.isdecimal() and len(number) < 9 else None
-        orders.append(
-            lambda memory=memory, version=version: client.review_memory(
-                memory, verdict, by=caller.name, version=version, note=note, tenant=caller.tenant
-            )
-        )
-    orders += [
-        lambda run=run: client.review_delivery(run, verdict, by=caller.name, tenant=caller.tenant)
-        for run in dict.fromkeys(form.all("delivery"))
-    ]
+        seen = int(number) if number.isdecimal() and len(number) < 9 else None
+        orders.append(partial(client.review_memory, memory, verdict, version=seen, note=note, **said_by))
+    for run in dict.fromkeys(form.all("delivery")):
+        orders.append(partial(client.review_delivery, run, verdict, **said_by))
     back = form.get("back") or "/memory/review"
     if not orders:
         raise ConfigError("Nothing is chosen.", hint="Tick the boxes of those that you have looked at.")
@@ -166,13 +162,11 @@ async def deliveries_page(
     chosen = next((one for one in statuses if one == status), None)
     found = await Outbox(client.require_ledger()).list(
         tenant=caller.tenant,
-        status=(chosen,) if chosen else (),  # type: ignore[arg-type]
+        status=(chosen,) if chosen else (),
         before=before[0] if before else None,
         limit=ON_A_PAGE + 1,
     )
-    shown, end = page_end(
-        found, ON_A_PAGE, lambda one: cursor_of(one.created_at.isoformat()) if one.created_at else ""
-    )
+    shown, end = page_end(found, ON_A_PAGE, lambda one: cursor_of(one.created_at.isoformat()) if one.created_at else "")
     kept = {"status": chosen} if chosen else {}
     return page(
         request,

@@ -158,5 +158,8 @@ def own(address: str | None, instead: str = "/inbox") -> str:
     return instead if parts.scheme or parts.netloc else quote(address, safe="/?=&%#:@!$'()*+,;~-._")
 
 
+_environment.filters["own"] = own
+
+
 def _set(answer: Response, browser: Browser, name: str, value: str) -> None:
     answer.set_cookie(browser.cookie(name), value, path="/", secure=browser.secure, httponly=True, samesite="lax")

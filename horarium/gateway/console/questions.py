@@ -21,6 +21,7 @@ from horarium.client import Client
 from horarium.contract import ApprovalState
 from horarium.errors import HorariumError
 from horarium.gateway.auth import Caller
+from horarium.gateway.bodies import check_depth
 from horarium.gateway.console.asked import Typed, asked
 from horarium.gateway.console.forms import Form, TheForm
 from horarium.gateway.console.happenings import Happening, happenings
@@ -29,10 +30,11 @@ from horarium.gateway.console.routing import pages
 from horarium.gateway.context import Approver, TheClient, Viewer
 from horarium.gateway.problems import status_of
 from horarium.gateway.v1 import approvals
-from horarium.gateway.v1.approvals import DecideBody, ResolveQuestion
+from horarium.gateway.v1.approvals import DecideBody, ReassignBody, ResolveQuestion
 from horarium.ledger.approvals import ApprovalRecord
 from horarium.ledger.audit import AuditTrail
 from horarium.ledger.journal import Journal, StepRecord
+from horarium.visible import one_line
 
 MOST_HISTORY = 200  # entries of the audit trail
 WRITTEN_WITHIN = timedelta(seconds=2)  # a run writes down what it has accepted
@@ -77,6 +79,17 @@ async def decide(request: Request, question: str, form: TheForm, client: TheClie
     return said(request, decided_words(state), back=form.get("back") or f"/inbox/{question}")
 
 
+@router.post("/inbox/{question}/reassign")
+async def reassign(request: Request, question: str, form: TheForm, client: TheClient, caller: Approver) -> Response:
+    """Let others decide."""
+    found = await client.approval(question, tenant=caller.tenant)
+    try:
+        state = await approvals.reassign(question, reassignment_of(form, form["digest"]), client, caller)
+    except HorariumError as error:
+        return await _page(request, client, caller, found, form=form, problem=error)
+    return said(request, reassigned_words(state), back=form.get("back") or f"/inbox/{question}")
+
+
 @router.post("/inbox/{question}/resolve")
 async def resolve(request: Request, question: str, form: TheForm, client: TheClient, caller: Approver) -> Response:
     """Say what became of a step, or how to go on with it."""
@@ -105,8 +118,22 @@ def decision_of(form: Form) -> DecideBody:
         if fields["answer"] is None:
             raise BadAnswer("The answer is empty.", hint="Write what the model is told instead of a result.")
     if fields["verdict"] == "approve" and form.get("remember") is not None:
-        fields["remember"] = {"scope": form["remember"], "lasts_seconds": form["lasts"]}
+        lasts = form["lasts"]
+        fields["remember"] = {"scope": form["remember"], "lasts_seconds": int(lasts) if lasts.isdecimal() else lasts}
     return read(DecideBody, **fields)
+
+
+def reassignment_of(form: Form, digest: str) -> ReassignBody:
+    """To whom a form hands what has this digest: names with commas, or one on each line.
+
+    Raises:
+        BadAnswer: It names nobody, or what cannot be a name.
+    """
+    names = [name for part in (form.get("to") or "").splitlines() for name in part.split(",")]
+    to = [name.strip() for name in names if name.strip()]
+    if not to:
+        raise BadAnswer("It names nobody.", hint="Write who decides instead: bruno, role:finance")
+    return read(ReassignBody, digest=digest, to=to, comment=form.get("comment"))
 
 
 def arguments_of(text: str) -> dict[str, Any]:
@@ -117,6 +144,7 @@ def arguments_of(text: str) -> dict[str, Any]:
     """
     try:
         arguments = json.loads(text, object_pairs_hook=_no_name_twice)
+        check_depth(arguments)  # deeper than the run itself can read is asked, and never answered
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise BadAnswer(f"The arguments are no JSON: {error.msg} at {where}.") from error
@@ -149,6 +177,14 @@ def decided_words(state: ApprovalState) -> str:
         return f"Noted: {given} of {approval.required} approvals of {approval.tool}."
     before = "had been" if state.repeated else "is"
     return f"{approval.tool} {before} {approval.status}."
+
+
+def reassigned_words(state: ApprovalState) -> str:
+    """What a reassignment came to."""
+    approval = state.approval
+    people = ", ".join(map(one_line, approval.approvers))
+    more = f" and {approval.more_approvers} more" if approval.more_approvers else ""
+    return f"{people}{more} may decide on {approval.tool} now."
 
 
 async def written(client: Client, state: ApprovalState) -> None:

@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import Annotated, Any, get_args
 from urllib.parse import quote, urlencode
 from zoneinfo import ZoneInfo
@@ -179,23 +181,27 @@ async def definition_page(request: Request, client: TheClient, caller: Viewer, n
         "routine_definition.html",
         title=f"Definition of {name}",
         record=record,
-        text=yaml_of(_as_written(record.routine.model_dump(exclude_defaults=True))),
+        text=yaml_of(written(record.routine.model_dump(exclude_defaults=True))),
         history=[(entry, _change_words(entry.data)) for entry in history],
     )
 
 
-def _as_written(value: Any) -> Any:
-    """A definition as people write it: `2d` and not `P2D`."""
+def written(value: Any) -> Any:
+    """A definition as people write it: `2d` and not `P2D`, `read` and not a member of an enumeration."""
     match value:
         case Mapping():
-            return {str(key): _as_written(item) for key, item in value.items()}
+            return {str(key): written(item) for key, item in value.items()}
         case list() | tuple():
-            return [_as_written(item) for item in value]
+            return [written(item) for item in value]
         case timedelta():
             text = words(value).replace(" ", "").replace(".0s", "s")
             return text if duration(text) == value else TypeAdapter(timedelta).dump_python(value, mode="json")
         case datetime():
             return value.isoformat()
+        case Enum():
+            return value.value
+        case Decimal():
+            return float(value)
         case _:
             return value
 

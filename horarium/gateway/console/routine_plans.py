@@ -168,5 +168,7 @@ async def _made_up(
         line, tick = routine_views.fire_line(record.routine, fire), there.get(fire.tick)
         starts = tick is None or tick.status in DID_NOT_RUN
         what = "would start" if tick is None or starts else f"stays as it is: {tick.status}"
+        if tick is not None and tick.tenant != record.tenant:  # who had a routine of this name before
+            tick, what = None, "stays as it is"
         lines.append((line.local, line.triggers, what, tick.id if tick else None))
     return lines

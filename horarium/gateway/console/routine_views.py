@@ -17,6 +17,7 @@ from horarium.previews import Asked, Preview, PreviewedFire, Previewer, what_hap
 from horarium.routine_words import paused, zone_name
 from horarium.routines import Routine
 
+YEARS = (1970, 9000)  # that a form may name, as the REST routes have it
 FAR = timedelta(days=5 * 366)  # how far ahead the next fires are looked for
 
 
@@ -78,9 +79,15 @@ def typed_time(said: str | None, zone: ZoneInfo, field: str) -> datetime | None:
     """The moment that somebody typed, on the clock of a zone; None for none.
 
     Raises:
-        ConfigError: It is no time, or not one moment, because clocks change.
+        ConfigError: It is no time, or not one moment, because clocks change; or of a year that nobody means.
     """
-    return None if said is None else read_time(said, zone, field)
+    try:
+        moment = None if said is None else read_time(said, zone, field)
+    except OverflowError:
+        raise ConfigError(f"{field}: {said!r} is no time that there is on every clock.") from None
+    if moment is not None and not YEARS[0] <= moment.year <= YEARS[1]:
+        raise ConfigError(f"{field}: a time is of the years {YEARS[0]} to {YEARS[1]}.")
+    return moment
 
 
 def states(record: RoutineRecord) -> tuple[State, ...]:

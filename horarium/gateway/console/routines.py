@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
@@ -13,6 +12,7 @@ from starlette.responses import Response
 
 from horarium.contract import RoutineOrdered
 from horarium.errors import ConfigError, HorariumError
+from horarium.gateway.bodies import NotStrict, strict_json
 from horarium.gateway.console import routine_views, strip
 from horarium.gateway.console.forms import TheForm
 from horarium.gateway.console.page import page, said
@@ -118,8 +118,8 @@ def read_payload(text: str | None) -> dict[str, Any]:
         ConfigError: It is no JSON object.
     """
     try:
-        payload = json.loads(text) if text is not None else {}
-    except (ValueError, RecursionError) as error:
+        payload = strict_json(text.encode()) if text is not None else {}
+    except NotStrict as error:
         raise ConfigError(f"The payload is no JSON: {error}.", hint='Write it like {"number": 7}.') from error
     if not isinstance(payload, dict):
         raise ConfigError("The payload is no JSON object.", hint='Write it like {"number": 7}.')

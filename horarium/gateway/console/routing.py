@@ -30,6 +30,9 @@ class PageRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def caught(request: Request) -> Response:
+            # PostgreSQL takes no such text, and would seem to be away.
+            if "\x00" in request.scope["path"] or b"%00" in request.scope["query_string"]:
+                return error_page(request, 422, "A name in the address has a character that no name has.", None)
             try:
                 return await handler(request)
             except HorariumError as error:

@@ -41,7 +41,8 @@ def bars_of(
 
 def taken_over(run: RunRecord, step: StepOutline) -> bool:
     """Whether a step was settled in the run that this one resumes, before this one was there."""
-    return step.settled_at is not None and step.settled_at < run.created_at
+    # Who starts a run and who performs it may have clocks that differ: of times alone it cannot be told.
+    return run.resume_from is not None and step.settled_at is not None and step.settled_at < run.created_at
 
 
 def _of_step(

@@ -95,7 +95,7 @@ async def toolbox_page(
         standing=standing,
         found=found,
         versions=list(reversed(await client.toolbox_versions(name)))[:ON_A_PAGE],
-        address=_address(request, name),
+        endpoint=_address(request, name),
         served=served is None or name in served,
         users=[one.agent.name for one in agents if name in {named_version(each)[0] for each in one.agent.toolboxes}],
         lines=lines[:MOST_TOOLS],

@@ -16,6 +16,7 @@ from horarium.gateway.responses.errors import BadParameter, errors
 from horarium.gateway.responses.inputs import Line, read_message
 from horarium.gateway.responses.names import conversation_of, thread_of
 from horarium.gateway.responses.output import text_part
+from horarium.gateway.responses.shapes import AddedMessage
 from horarium.ledger.threads import ThreadMessage, ThreadRecord
 
 router = APIRouter(prefix="/v1/conversations", tags=["responses"])
@@ -27,7 +28,7 @@ class CreateConversation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": [{}]})
 
-    items: list[dict[str, Any]] | None = Field(
+    items: list[AddedMessage] | None = Field(
         default=None, max_length=MOST_ITEMS, description="Messages with text, of the roles user, system or developer."
     )
     metadata: dict[str, str] | None = Field(default=None, max_length=0, description="None: a thread has no metadata.")
@@ -42,7 +43,7 @@ class CreateItems(BaseModel):
         json_schema_extra={"examples": [{"items": [{"type": "message", "role": "user", "content": "I am Ana."}]}]},
     )
 
-    items: list[dict[str, Any]] = Field(
+    items: list[AddedMessage] = Field(
         min_length=1, max_length=MOST_ITEMS, description="Messages with text, of the roles user, system or developer."
     )
 
@@ -143,6 +144,9 @@ def _page(found: list[dict[str, Any]], *, has_more: bool) -> ConversationItems:
 
 
 def _lines(items: Sequence[dict[str, Any]]) -> list[Line]:
+    for place, item in enumerate(items):
+        if item.get("type", "message") != "message":
+            raise BadParameter(f"items[{place}].type", "Only messages can be added.", "unsupported_item")
     lines = [read_message(item, f"items[{place}]") for place, item in enumerate(items)]
     if any(line.who == "Assistant" or not line.text.strip() for line in lines):
         raise BadParameter("items", "Only messages with text, of the roles user, system or developer.")

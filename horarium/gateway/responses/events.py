@@ -98,7 +98,7 @@ class Storyteller:
 
     def _turn(self, part: Part, step: StepRecord) -> tuple[list[Event], bool]:
         settled = part.is_settled(step)
-        text = output.said(step) if settled else (step.partial or "")
+        text = output.said(part, step)
         if not text and not self._open:
             return [], settled
         where = {"item_id": part.name.item("msg", step.number), "output_index": len(self.items), "content_index": 0}

@@ -6,14 +6,13 @@ an assistant that a client sends along become part of the text, marked as what w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from horarium.content import clean_text
 from horarium.gateway.responses.errors import BadParameter
-from horarium.gateway.responses.requests import CreateResponse, JsonSchemaFormat
+from horarium.gateway.responses.requests import CreateResponse
 
 _PASSED_OVER = ("reasoning", "mcp_list_tools", "mcp_approval_request")
 _ASKING = ("mcp_approval_request", "function_call")
@@ -130,7 +129,7 @@ def _composed(body: CreateResponse, rules: list[str], lines: list[Line]) -> str:
     text = "\n\n".join(line.text for line in new if line.text.strip())
     if not text:
         raise BadParameter("input", "There is nothing to answer: the input ends without a user's text.")
-    parts = [rule for rule in (body.instructions or "", *rules, _wanted(body)) if rule.strip()]
+    parts = [rule for rule in (body.instructions or "", *rules) if rule.strip()]
     if parts:
         parts.insert(0, "How this request is to be answered:")
     if before:
@@ -146,16 +145,6 @@ def _new(lines: list[Line]) -> list[Line]:
     return lines[said[-1] + 1 :] if said else lines
 
 
-def _wanted(body: CreateResponse) -> str:
-    wanted = body.text.format if body.text is not None else None
-    if isinstance(wanted, JsonSchemaFormat):
-        schema = json.dumps(wanted.schema_, ensure_ascii=False)
-        return f"Answer with JSON and nothing else. It has to fit this JSON Schema: {schema}"
-    if wanted is not None and wanted.type == "json_object":
-        return "Answer with one JSON object and nothing else."
-    return ""
-
-
 def read_message(item: dict[str, Any], where: str) -> Line:
     """One message item.
 
@@ -164,7 +153,7 @@ def read_message(item: dict[str, Any], where: str) -> Line:
     """
     roles = {"user": "User", "assistant": "Assistant", "system": "System", "developer": "System"}
     role = item.get("role")
-    if role not in roles:
+    if not isinstance(role, str) or role not in roles:
         raise BadParameter(f"{where}.role", f"There is no role {role!r}: user, assistant, system or developer.")
     content = item.get("content")
     if isinstance(content, str):

@@ -12,14 +12,23 @@ from horarium.gateway.responses.record import OURS, Part
 from horarium.ledger.approvals import ApprovalRecord
 from horarium.ledger.functions import RunFunctions
 from horarium.ledger.journal import StepRecord
+from horarium.structured import KEPT
 from horarium.turns import stored_turn
 
 Item = dict[str, Any]
 
 
-def said(step: StepRecord) -> str:
-    """The text of a turn that is settled; empty where there is none."""
-    return stored_turn(step.output or "{}").text if step.status == "completed" else ""
+def said(part: Part, step: StepRecord) -> str:
+    """The text of a turn as it is so far; empty where there is none.
+
+    Of a structured answer there is none before it is whole and fits: a client reads each text as JSON.
+    """
+    if not part.is_settled(step):
+        return "" if part.schema is not None else (step.partial or "")
+    if step.status != "completed":
+        return ""
+    turn = stored_turn(step.output or "{}")
+    return "" if part.schema is not None and (turn.calls or step.message is not None) else turn.text
 
 
 def message(part: Part, step: StepRecord, text: str | None, status: str = "completed") -> Item:
@@ -108,7 +117,7 @@ def resource(part: Part, output: Sequence[Item], *, begun: str | None = None) ->
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "top_logprobs": 0,
-        "text": {"format": {"type": "text"}},
+        "text": {"format": _format(part)},
         "tool_choice": _choice(part.functions),
         "tools": [_tool(function) for function in part.functions.functions],
         "truncation": "disabled",
@@ -117,8 +126,15 @@ def resource(part: Part, output: Sequence[Item], *, begun: str | None = None) ->
         "user": None,
         "safety_identifier": None,
         "prompt_cache_key": None,
-        "metadata": {name: value for name, value in part.run.metadata.items() if name != OURS},
+        "metadata": {name: value for name, value in part.run.metadata.items() if name not in (OURS, KEPT)},
     }
+
+
+def _format(part: Part) -> Item:
+    wanted = part.asked_for.format or {"type": "text"}
+    if wanted["type"] != "json_schema":
+        return wanted
+    return {"description": None, "strict": False, **wanted, "schema": part.schema or {}}
 
 
 def _tool(function: CallerFunction) -> Item:

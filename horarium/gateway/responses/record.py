@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,6 +24,7 @@ from horarium.ledger.approvals import ApprovalRecord, Approvals
 from horarium.ledger.functions import FunctionCall, Functions, RunFunctions
 from horarium.ledger.journal import SETTLED, StepRecord
 from horarium.ledger.runs import RunRecord
+from horarium.structured import AnswerSchema
 from horarium.turns import stored_turn
 
 OURS = "horarium.response"  # in a run's metadata
@@ -43,6 +44,7 @@ class AskedFor(BaseModel):
     deleted: bool = False
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None
+    format: dict[str, Any] | None = None  # of its text, without the schema
 
     @classmethod
     def of(cls, run: RunRecord) -> AskedFor:
@@ -72,6 +74,12 @@ class Part:
     asked_for: AskedFor = field(default_factory=AskedFor)
     calls: Sequence[FunctionCall] = ()
     functions: RunFunctions = field(default_factory=RunFunctions)
+
+    @cached_property
+    def schema(self) -> dict[str, Any] | None:
+        """What its answer has to fit."""
+        found = AnswerSchema.of(self.run.metadata)
+        return found.json_schema if found is not None else None
 
     @cached_property
     def given(self) -> dict[int, FunctionCall]:

@@ -10,7 +10,10 @@ from horarium.contract import MAX_FUNCTIONS, CallerFunction
 from horarium.errors import ConfigError
 from horarium.functions import check_functions
 from horarium.gateway.responses.errors import BadParameter
+from horarium.gateway.responses.shapes import Choice, Function, InputItem
+from horarium.gateway.v1.fields import Flag, Number, Whole
 from horarium.ledger.functions import RunFunctions
+from horarium.structured import ANY_OBJECT, schema_flaw
 
 # One of the sixteen that a run has is ours (`record.OURS`).
 MOST_METADATA = 15
@@ -30,13 +33,13 @@ class ConversationParam(Strict):
 
 
 class JsonSchemaFormat(Strict):
-    """The answer has to be JSON that fits a schema; the model is told so in words."""
+    """The answer has to be JSON that fits a schema; one that does not goes back to the model."""
 
     type: Literal["json_schema"]
     name: str = Field(max_length=64)
     schema_: dict[str, Any] = Field(alias="schema")
     description: str | None = None
-    strict: bool | None = None
+    strict: Flag | None = Field(default=None, description="Accepted; the answer always has to fit.")
 
 
 class PlainFormat(Strict):
@@ -59,7 +62,7 @@ class FunctionTool(Strict):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = Field(default=None, description="Accepted; arguments always have to fit the parameters.")
+    strict: Flag | None = Field(default=None, description="Accepted; arguments always have to fit the parameters.")
 
 
 class NamedFunction(Strict):
@@ -92,7 +95,7 @@ class CreateResponse(BaseModel):
     )
 
     model: str | None = Field(default=None, description="The agent's name. Under an agent's own path it is not read.")
-    input: str | list[dict[str, Any]] = Field(
+    input: str | list[InputItem] = Field(
         description="Text; or items: messages with text, items of earlier responses, `mcp_approval_response`, or "
         "`function_call_output`."
     )
@@ -101,11 +104,11 @@ class CreateResponse(BaseModel):
     )
     previous_response_id: str | None = Field(default=None, description="Go on right after that response.")
     conversation: str | ConversationParam | None = Field(default=None, description="Go on at its end.")
-    store: bool | None = Field(
+    store: Flag | None = Field(
         default=True, description="False: it cannot be retrieved here. The run and its evidence are kept all the same."
     )
-    stream: bool | None = Field(default=False, description="Server-sent events.")
-    background: bool | None = Field(default=False, description="Answer at once; the response is retrieved later.")
+    stream: Flag | None = Field(default=False, description="Server-sent events.")
+    background: Flag | None = Field(default=False, description="Answer at once; the response is retrieved later.")
     metadata: (
         dict[
             Annotated[str, StringConstraints(min_length=1, max_length=64)],
@@ -113,25 +116,27 @@ class CreateResponse(BaseModel):
         ]
         | None
     ) = Field(default=None, max_length=MOST_METADATA, description="Yours; stored with the run.")
-    max_output_tokens: int | None = Field(default=None, ge=1, description="Of all turns together: a limit of the run.")
-    max_tool_calls: int | None = Field(default=None, ge=1, description="A limit of the run.")
+    max_output_tokens: Whole | None = Field(
+        default=None, ge=1, description="Of all turns together: a limit of the run."
+    )
+    max_tool_calls: Whole | None = Field(default=None, ge=1, description="A limit of the run.")
     text: TextParam | None = None
-    tools: list[dict[str, Any]] | None = Field(
+    tools: list[Function] | None = Field(
         default=None,
         max_length=MAX_FUNCTIONS,
         description="Functions that you carry out (`type: function`), besides the agent's own tools.",
     )
-    tool_choice: str | dict[str, Any] | None = Field(
+    tool_choice: Choice | None = Field(
         default=None,
         description="`auto`; `none` of your functions; `required`, one function, or `allowed_tools`: for the first "
         "turn of a run.",
     )
 
-    temperature: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
-    top_p: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
-    presence_penalty: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
-    frequency_penalty: float | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
-    parallel_tool_calls: bool | None = Field(default=None, description=_IGNORED)
+    temperature: Number | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
+    top_p: Number | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
+    presence_penalty: Number | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
+    frequency_penalty: Number | None = Field(default=None, allow_inf_nan=False, description=_IGNORED)
+    parallel_tool_calls: Flag | None = Field(default=None, description=_IGNORED)
     reasoning: dict[str, Any] | None = Field(default=None, description=_IGNORED)
     truncation: str | None = Field(default=None, description=_IGNORED)
     include: list[str] | None = Field(default=None, description="Accepted; nothing more is shown.")
@@ -147,6 +152,25 @@ class CreateResponse(BaseModel):
         """However it was written."""
         return self.conversation.id if isinstance(self.conversation, ConversationParam) else self.conversation
 
+    @property
+    def output_schema(self) -> dict[str, Any] | None:
+        """What the answer has to fit; None: it may be any text."""
+        match self.text.format if self.text is not None else None:
+            case JsonSchemaFormat(schema_=schema):
+                return schema
+            case PlainFormat(type="json_object"):
+                return ANY_OBJECT
+            case _:
+                return None
+
+    @property
+    def answer_format(self) -> dict[str, Any] | None:
+        """What was said of the answer's form, without the schema."""
+        wanted = self.text.format if self.text is not None else None
+        if wanted is None or wanted.type == "text":
+            return None
+        return wanted.model_dump(exclude={"schema_"}, exclude_none=True)
+
     def check(self) -> None:
         """Refuse what could only be ignored to somebody's harm.
 
@@ -154,6 +178,9 @@ class CreateResponse(BaseModel):
             BadParameter: Names the parameter.
         """
         self.functions()
+        flaw = schema_flaw(self.output_schema) if self.output_schema is not None else None
+        if flaw is not None:
+            raise BadParameter("text.format.schema", f"The schema {flaw}.", "invalid_json_schema")
         if self.previous_response_id is not None and self.conversation is not None:
             raise BadParameter(
                 "previous_response_id", "Either 'previous_response_id' or 'conversation': both say where to go on."

@@ -24,7 +24,24 @@ from horarium.gateway.responses.watching import TheStreams, wait
 from horarium.ledger.runs import Runs
 
 CANCELLING = timedelta(seconds=10)  # for what is in flight to say what became of it
-STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "Events of the protocol, in its order."}}}
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "Of each event; they are those of the protocol, in its order.",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "description": "As `type` in the data."},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {
+                "type": "object",
+                "required": ["type", "sequence_number"],
+                "properties": {"type": {"type": "string"}, "sequence_number": {"type": "integer"}},
+            },
+        },
+    },
+}
+STREAM = {"text/event-stream": {"schema": _EVENT}}
 _ASKED: dict[int | str, dict[str, Any]] = {
     200: {"description": "The response, or with `stream` its events.", "content": STREAM}
 }

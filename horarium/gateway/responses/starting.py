@@ -56,6 +56,7 @@ async def respond(
         store=body.store is not False,
         max_output_tokens=body.max_output_tokens,
         max_tool_calls=body.max_tool_calls,
+        format=body.answer_format,
     )
     functions = body.functions()
     run = await client.start(
@@ -69,6 +70,7 @@ async def respond(
         metadata={**(body.metadata or {}), **asked_for.as_metadata()},
         functions=functions.functions,
         choice=functions.choice,
+        output_schema=body.output_schema,
     )
     return ResponseName(run.id)
 

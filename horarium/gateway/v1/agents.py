@@ -35,6 +35,12 @@ class AgentDetail(AgentSummary):
     definition: Annotated[dict[str, Any], SchemaOf(Agent)] = Field(
         description="As in the agent's file. It holds no secrets, only the names of environment variables."
     )
+    input_schema: dict[str, Any] | None = Field(
+        default=None, description="JSON Schema of an invocation's body. null: any JSON."
+    )
+    output_schema: dict[str, Any] | None = Field(
+        default=None, description="JSON Schema that answers fit. null: they are texts."
+    )
 
 
 class AgentTool(Answer):
@@ -56,9 +62,12 @@ class AgentTools(Answer):
     data: list[AgentTool]
 
 
-def definition_of(model: Any) -> dict[str, Any]:
-    """A definition for people to see; the query of a server's URL is left out, for there may be a key in it."""
-    shown: dict[str, Any] = model.model_dump(mode="json")
+def definition_of(model: Any, **dumped: Any) -> dict[str, Any]:
+    """A definition for people to see; the query of a server's URL is left out, for there may be a key in it.
+
+    `dumped`: for pydantic's `model_dump`; as it is, JSON with every field.
+    """
+    shown: dict[str, Any] = model.model_dump(**({"mode": "json"} | dumped))
     for label, server in model.mcp.items():
         if server.url is not None:
             shown["mcp"][label]["url"] = server.address
@@ -77,7 +86,9 @@ def _summary(found: AgentVersion) -> AgentSummary:
 
 
 def _detail(found: AgentVersion) -> AgentDetail:
-    return AgentDetail(**dict(_summary(found)), definition=definition_of(found.agent))
+    agent = found.agent
+    schemas = {"input_schema": agent.input_schema, "output_schema": agent.output_schema}
+    return AgentDetail(**dict(_summary(found)), definition=definition_of(agent), **schemas)
 
 
 @router.get("", operation_id="agents_list", summary="List agents", responses=errors())

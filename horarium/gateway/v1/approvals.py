@@ -15,8 +15,11 @@ from pydantic import ConfigDict, Field, model_validator
 from horarium.client import Client
 from horarium.contract import (
     MAX_MESSAGE_CHARS,
+    MAX_REASSIGNED_TO,
     ApprovalState,
     Decision,
+    Name,
+    Reassignment,
     Remember,
     ResolutionState,
     ResolutionVerdict,
@@ -28,11 +31,14 @@ from horarium.gateway.auth import Caller
 from horarium.gateway.context import Approver, TheClient, Viewer
 from horarium.gateway.problems import Problem, as_problem
 from horarium.gateway.results import in_words
+from horarium.gateway.roles import Role
 from horarium.gateway.v1.answers import errors
-from horarium.gateway.v1.fields import Answer, Request, Time, page_end
+from horarium.gateway.v1.fields import Answer, Request, Time, Whole, page_end
 from horarium.gateway.v1.paging import Cursor, Limit, Page, cursor_of, read_cursor
 from horarium.ids import step_id
 from horarium.ledger.approvals import ApprovalRecord, QuestionKind, VoteRecord
+from horarium.ledger.reassignments import HandedOver, handed_over
+from horarium.people import is_among
 
 MOST_AT_ONCE = 100
 router = APIRouter(prefix="/v1/approvals", tags=["approvals"])
@@ -51,7 +57,9 @@ EXAMPLE: dict[str, Any] = {
     "digest": DIGEST,
     "arguments": '{"severity":"high","title":"cairo/cairo.h: No such file or directory"}',
     "status": "pending",
+    "rule": "open_ticket",
     "approvers": ["maria"],
+    "not_by": [],
     "required": 1,
     "requested_at": "2026-11-21T09:30:00Z",
     "text": "open_ticket waits for an approver (maria): approval apr_7Q2X….",
@@ -111,10 +119,23 @@ class EditView(Answer):
     at: Time
 
 
+class ReassignmentView(Answer):
+    """How an approval was handed to others."""
+
+    by: str
+    as_admin: bool = Field(description="Whether it was an administrator who was not among those who decided.")
+    to: list[str] = Field(description="As it was said: people, and roles as `role:<name>`.")
+    approvers: list[str] = Field(description="Who decided from then on.")
+    at: Time
+    key: str | None = Field(default=None, description="The key that proved who it was. Null: the name is a claim.")
+    comment: str | None = None
+
+
 class QuestionDetail(QuestionView):
     """A question, with who said what on it so far."""
 
     votes: list[VoteView] = Field(default=[])
+    reassigned: list[ReassignmentView] = Field(default=[], description="Who handed it to whom, in order.")
     edit: EditView | None = Field(default=None, description="How a person changed the arguments last.")
 
 
@@ -122,7 +143,7 @@ class RememberBody(Request):
     """A standing grant that comes with an approval, where the plan lets a person give one."""
 
     scope: Literal["run", "thread", "agent"]
-    lasts_seconds: int = Field(ge=1, le=366 * 24 * 3600, description="The plan has the longest.")
+    lasts_seconds: Whole = Field(ge=1, le=366 * 24 * 3600, description="The plan has the longest.")
     bounds: dict[str, Any] = Field(
         default={}, description="JSON Schema keywords for each argument; empty: exactly the arguments that were shown."
     )
@@ -161,7 +182,7 @@ class OneOfMany(DecideBody):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        json_schema_extra={"examples": [{"approval": "apr_7Q2X…", "digest": DIGEST, "verdict": "reject"}]},
+        json_schema_extra={"examples": [{"approval": "apr_7Q2X", "digest": DIGEST, "verdict": "reject"}]},
     )
 
     approval: str = Field(pattern=r"^[A-Za-z0-9_]{1,40}$")
@@ -179,6 +200,22 @@ class DecideMany(Request):
     )
 
     decisions: list[OneOfMany] = Field(min_length=1, max_length=MOST_AT_ONCE)
+
+
+class ReassignBody(Request):
+    """Others who decide, in place of those who were asked."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"digest": DIGEST, "to": ["bruno"], "comment": "I am on leave."}]},
+    )
+
+    digest: Text = Field(min_length=1, max_length=80, description="The digest that was shown.")
+    to: list[Annotated[Name, Field(min_length=1, max_length=200)]] = Field(
+        min_length=1, max_length=MAX_REASSIGNED_TO, description="People, and roles as `role:<name>`."
+    )
+    comment: Text | None = Field(default=None, max_length=2_000, description="For those who decide from now on.")
 
 
 class Outcome(Answer):
@@ -251,6 +288,7 @@ async def get(approval: ApprovalId, client: TheClient, caller: Viewer) -> Questi
     return QuestionDetail(
         **_fields(found),
         votes=[_vote(one) for one in await client.votes(approval)],
+        reassigned=[_reassignment(one) for one in handed_over(found)],
         edit=EditView.model_validate(edit) if edit is not None else None,
     )
 
@@ -259,6 +297,25 @@ async def get(approval: ApprovalId, client: TheClient, caller: Viewer) -> Questi
 async def decide(approval: ApprovalId, body: DecideBody, client: TheClient, caller: Approver) -> ApprovalState:
     """Approve, reject, or answer, as the caller. The same decision twice is one; another one then is refused."""
     return await _decide(client, caller, approval, body)
+
+
+@router.post("/{approval}/reassign", operation_id="approvals_reassign", responses=errors(404, 409, 410, 413))
+async def reassign(approval: ApprovalId, body: ReassignBody, client: TheClient, caller: Approver) -> ApprovalState:
+    """Let others decide, as the caller, who may decide on it or is an admin. Votes that were given stand."""
+    found = await client.approval(approval, tenant=caller.tenant)
+    if found.kind != "approval":
+        raise Conflict(f"{approval} is no approval: whoever may approve its call resolves it.")
+    return await client.reassign(
+        found.run_id,
+        Reassignment(
+            approval=approval,
+            digest=body.digest,
+            to=tuple(body.to),
+            by=caller.name,
+            as_admin=caller.role >= Role.ADMIN and bool(found.approvers) and not is_among(caller.name, found.approvers),
+            comment=body.comment,
+        ),
+    )
 
 
 @router.post("/{approval}/resolve", operation_id="approvals_resolve", responses=errors(404, 409, 410, 413))
@@ -311,6 +368,19 @@ async def _outcome(client: Client, caller: Caller, body: OneOfMany) -> Outcome:
 
 def _vote(vote: VoteRecord) -> VoteView:
     return VoteView.model_validate(vote)
+
+
+def _reassignment(handed: HandedOver) -> ReassignmentView:
+    said = handed.said
+    return ReassignmentView(
+        by=said.by,
+        as_admin=said.as_admin,
+        to=list(said.to),
+        approvers=list(handed.people),
+        at=handed.at,
+        key=handed.key,
+        comment=said.comment,
+    )
 
 
 def _fields(record: ApprovalRecord) -> dict[str, Any]:

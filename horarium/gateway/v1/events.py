@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Header, Query, Response
@@ -25,7 +25,7 @@ from horarium.gateway.story import Story, Told
 from horarium.gateway.v1.answers import errors
 from horarium.gateway.v1.fields import Answer, Time
 from horarium.gateway.v1.paging import BadCursor
-from horarium.gateway.v1.run_views import StepView, WaitingView, questions_in_words, run_view, step_view
+from horarium.gateway.v1.run_views import RunView, StepView, WaitingView, questions_in_words, run_view, step_view
 from horarium.gateway.v1.runs import RunId
 from horarium.gateway.watching import News, TheWatches, Watches
 from horarium.ids import step_id
@@ -55,7 +55,10 @@ data: {"step":"run_01JD8M…/0001","number":1,"offset":0,"delta":"The build"}
 class StatusEvent(Answer):
     """`status`: the run has this status now. What it waits for is said with its present status only."""
 
-    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [{"run": "run_…", "status": "queued"}]})
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={"examples": [{"run": "run_…", "status": "queued", "at": "2026-11-21T09:29:55Z"}]},
+    )
 
     run: str
     status: Status
@@ -80,6 +83,25 @@ class TextEvent(Answer):
     delta: str
 
 
+EVENTS = (StatusEvent, StepEvent, TextEvent, RunView)  # what the data of one is
+_NAMES = ("status", "step.begun", "step.unknown", "step.settled", "text", "end")
+
+
+def _schema() -> dict[str, Any]:
+    """Of one event, as those who read streams have it."""
+    data = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in EVENTS]
+    return {
+        "type": "object",
+        "description": "Of each event.",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"enum": list(_NAMES)},
+            "id": {"type": "string", "description": "For `Last-Event-ID`. Text has none."},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": data}},
+        },
+    }
+
+
 @router.get(
     "/{run}/events",
     operation_id="runs_events",
@@ -88,7 +110,7 @@ class TextEvent(Answer):
         200: {
             "description": "Events: `status`, `step.begun`, `step.unknown`, `step.settled`, `text`, and `end` with the "
             "run when it has ended; then the stream ends. Comments keep the line open.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM}},
+            "content": {"text/event-stream": {"schema": _schema(), "example": STREAM}},
         },
         204: {"description": "All was told up to the end: there is nothing more to come."},
         **errors(404, 429),
@@ -100,7 +122,10 @@ async def events(
     watches: TheWatches,
     caller: Viewer,
     last_event_id: Annotated[str | None, Header(max_length=20_000, description="Go on after this event.")] = None,
-    after: Annotated[str | None, Query(max_length=20_000, description="As `Last-Event-ID`, which wins.")] = None,
+    # As long as an address may be, however it is written.
+    after: Annotated[
+        str | None, Query(max_length=5_000, description="As `Last-Event-ID`, which wins, and may be longer.")
+    ] = None,
 ) -> Response:
     """Watch a run: everything that happened, then everything that happens, each thing once, to its end."""
     await client.run_record(run, tenant=caller.tenant)

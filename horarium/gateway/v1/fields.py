@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     GetJsonSchemaHandler,
     PlainSerializer,
+    Strict,
 )
 from pydantic.json_schema import JsonSchemaValue
 
@@ -56,6 +57,15 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_a_text), AfterValidator(_in_r
 
 Time = Annotated[datetime, PlainSerializer(_utc, return_type=str, when_used="json")]
 """A time that a caller is told: RFC 3339, UTC."""
+
+Whole = Annotated[int, Strict()]
+"""A number in a body. Pydantic would take `false` and `"1"` for one, and no schema says so."""
+
+Number = Annotated[float, Strict()]
+"""As `Whole`, with or without a fraction."""
+
+Flag = Annotated[bool, Strict()]
+"""Yes or no in a body, and not `0` or `"on"`."""
 
 Named = Annotated[str, Path(min_length=1, max_length=63, description="Its name.")]
 Numbered = Annotated[int, Path(ge=1, le=LARGEST, description="Its number, from 1.")]

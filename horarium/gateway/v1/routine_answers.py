@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from horarium.contract import MAX_INLINE_INPUT_CHARS, RoutineAction, TickSource, TickStatus
 from horarium.definition import Duration
-from horarium.gateway.v1.fields import Answer, Moment, Request, SchemaOf, Time
+from horarium.gateway.v1.fields import Answer, Moment, Number, Request, SchemaOf, Time
 from horarium.ledger.routines import ManagedBy, RoutineRecord
 from horarium.ledger.ticks import TickRecord
 from horarium.routines import Routine
@@ -147,7 +147,7 @@ class PreviewRequest(Request):
     model_config = example(days=4, outage="2h", definition=MORNINGS)
 
     start: Moment | None = Field(default=None, description="null: now.")
-    days: float = Field(default=7, ge=0.01, le=366)
+    days: Number = Field(default=7, ge=0.01, le=366)
     takes: Duration | None = Field(
         default=None,
         gt=timedelta(0),

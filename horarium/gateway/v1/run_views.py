@@ -19,6 +19,7 @@ from horarium.ledger.approvals import ApprovalRecord
 from horarium.ledger.functions import FunctionCall, Functions
 from horarium.ledger.journal import StepRecord
 from horarium.ledger.runs import RunRecord
+from horarium.structured import KEPT
 from horarium.turns import stored_turn
 
 PREVIEW_CHARS = 1_000
@@ -103,6 +104,13 @@ class WaitingView(Answer):
 
 class RunDetail(RunView):
     """A run, with what it waits for and what came of it."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [{**RUN_EXAMPLE, "in_words": "open_ticket waits for an approver (maria): approval apr_7Q2X…."}]
+        },
+    )
 
     in_words: str = Field(description="Where it is, in a sentence.")
     waiting_for: list[WaitingView] = Field(default=[])
@@ -276,7 +284,7 @@ def _run_fields(record: RunRecord) -> dict[str, Any]:
         "tick": record.tick,
         "parent_run": record.parent_run,
         "path": record.path,
-        "metadata": record.metadata,
+        "metadata": {name: value for name, value in record.metadata.items() if name != KEPT},
         "turns": record.turns,
         "steps": record.steps,
         "usage": Usage(

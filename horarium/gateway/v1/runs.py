@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
+from itertools import chain
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi.responses import StreamingResponse
 from pydantic import ConfigDict, Field, model_validator
 
 from horarium.client import Run
@@ -22,7 +25,7 @@ from horarium.definitions import Limits
 from horarium.errors import ConfigError, NotFound
 from horarium.gateway.context import Approver, Operator, TheClient, Viewer
 from horarium.gateway.v1.answers import errors
-from horarium.gateway.v1.fields import Answer, Request, page_end
+from horarium.gateway.v1.fields import Answer, Flag, Request, Whole, page_end
 from horarium.gateway.v1.paging import Cursor, Limit, Page, cursor_of, read_cursor
 from horarium.gateway.v1.run_views import (
     RunDetail,
@@ -72,7 +75,7 @@ class FunctionBody(Request):
     name: Text = Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z_][a-zA-Z0-9_\-]{0,63}$")
     description: Text | None = Field(default=None, max_length=20_000, description="What the model is told of it.")
     parameters: dict[str, Any] | None = Field(default=None, description="JSON Schema of the arguments, an object.")
-    strict: bool | None = Field(default=None, description="Accepted; arguments always have to fit the parameters.")
+    strict: Flag | None = Field(default=None, description="Accepted; arguments always have to fit the parameters.")
 
     def as_function(self) -> CallerFunction:
         """As the engine has it."""
@@ -101,7 +104,7 @@ class StartRun(Request):
     thread: Text | None = Field(
         default=None, pattern=RUN_ID.pattern, description="The conversation to go on with. Null: a new one."
     )
-    version: int | None = Field(default=None, ge=1, le=1_000_000, description="Of the agent. Null: the newest.")
+    version: Whole | None = Field(default=None, ge=1, le=1_000_000, description="Of the agent. Null: the newest.")
     limits: Limits | None = Field(default=None, description="Instead of the agent's own.")
     metadata: Metadata = Field(default={})
     functions: list[FunctionBody] = Field(
@@ -147,7 +150,7 @@ class ResumeRun(Request):
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": [{}]})
 
     input: Text | None = Field(default=None, max_length=MAX_INPUT_CHARS, description="Something more to say first.")
-    version: int | None = Field(default=None, ge=1, le=1_000_000, description="Of the agent. Null: the newest.")
+    version: Whole | None = Field(default=None, ge=1, le=1_000_000, description="Of the agent. Null: the newest.")
     limits: Limits | None = None
     metadata: Metadata = Field(default={})
 
@@ -171,7 +174,7 @@ class ResolveBody(Request):
         json_schema_extra={"examples": [{"step": 5, "verdict": "supply", "output": '{"ticket": 17}'}]},
     )
 
-    step: int = Field(ge=1, le=1_000_000, description="Its number.")
+    step: Whole = Field(ge=1, le=1_000_000, description="Its number.")
     verdict: ResolutionVerdict = Field(
         description="retry: do it (again). supply: `output` is its result. skip: leave it undone. fail: end the run."
     )
@@ -306,13 +309,14 @@ async def output(run: RunId, number: StepNumber, client: TheClient, caller: View
     found = await Journal(ledger).get(run, number)
     if found.output is None:
         raise NotFound(f"Step {number} of run {run!r} has no output.")
-    data = await ledger.blobs.get(found.output_blob) if found.output_blob else found.output.encode()
+    pieces = ledger.blobs.pieces(found.output_blob) if found.output_blob else iter((found.output.encode(),))
+    first = await asyncio.to_thread(next, pieces, b"")  # what is not there is told before anything is sent
     headers = {
         "Content-Disposition": f'attachment; filename="step-{number}"',
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
-    return Response(data, media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(chain((first,), pieces), media_type="application/octet-stream", headers=headers)
 
 
 @router.post("/{run}/cancel", operation_id="runs_cancel", status_code=202, responses=errors(404, 409))

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from horarium.contract import MAX_MESSAGE_CHARS, Text
 from horarium.gateway.context import Admin, Operator, TheClient, Viewer
 from horarium.gateway.v1.answers import errors
-from horarium.gateway.v1.fields import Answer, Request, Time, page_end
+from horarium.gateway.v1.fields import Answer, Request, Time, Whole, page_end
 from horarium.gateway.v1.paging import LARGEST, Cursor, Limit, Page, cursor_of, read_cursor
 from horarium.gateway.v1.run_views import CallView
 from horarium.ids import RUN_ID
@@ -87,7 +87,7 @@ class ForkBody(Request):
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": [{"at": 12}]})
 
-    at: int | None = Field(
+    at: Whole | None = Field(
         default=None, ge=0, le=LARGEST, description="Place of the last message to copy. Null: as much as is whole."
     )
 

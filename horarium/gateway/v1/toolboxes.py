@@ -15,7 +15,7 @@ from horarium.gateway.context import Operator, TheClient, Viewer
 from horarium.gateway.roles import NotAllowed
 from horarium.gateway.v1.agents import definition_of
 from horarium.gateway.v1.answers import errors
-from horarium.gateway.v1.fields import Answer, Named, Numbered, Request, SchemaOf, Time, page_end
+from horarium.gateway.v1.fields import Answer, Named, Numbered, Request, SchemaOf, Time, Whole, page_end
 from horarium.gateway.v1.paging import LARGEST, Cursor, Limit, Page, cursor_of, read_cursor
 from horarium.ledger.toolboxes import EVERYBODY, DefaultVersion, ToolboxVersion
 from horarium.toolboxes import Toolbox
@@ -56,7 +56,7 @@ class Promotion(Request):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"version": 2}]})
 
-    version: int = Field(ge=1, le=LARGEST)
+    version: Whole = Field(ge=1, le=LARGEST)
 
 
 def _summary(found: ToolboxVersion) -> ToolboxVersionSummary:

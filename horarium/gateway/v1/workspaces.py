@@ -136,7 +136,8 @@ async def files_download(
     operation_id="files_upload",
     summary="Upload a file",
     responses=errors(404),
-    openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": _BINARY}}},
+    # No body at all is a file with nothing in it.
+    openapi_extra={"requestBody": {"required": False, "content": {"application/octet-stream": _BINARY}}},
 )
 async def files_upload(
     client: TheClient,

@@ -25,6 +25,7 @@ WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     ({"input": ""}, "input", "invalid_value"),
     ({"input": [{"role": "user", "content": [IMAGE]}]}, "input[0].content[0]", "unsupported_item"),
     ({"input": [{"role": "user", "content": [FILE]}]}, "input[0].content[0]", "unsupported_item"),
+    ({"input": [{"role": {}, "content": "Go."}]}, "input[0].role", "invalid_value"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]", "unsupported_item"),
     ({"input": [{"type": "computer_call_output", "call_id": "c"}]}, "input[0]", "unsupported_item"),
     ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input[0]", "invalid_value"),

@@ -96,7 +96,7 @@ async def test_a_structured_answer_is_parsed(desk: Desk) -> None:
     response = await client.responses.parse(model="clerk", input="How is the weather?", text_format=Weather)
 
     assert response.output_parsed == Weather(city="Salzburg", degrees=21)
-    assert "degrees" in desk.engine.model.heard()[-1][1]
+    assert "degrees" in desk.engine.model.requests[-1].instructions
 
 
 async def test_a_response_in_the_background_is_polled(desk: Desk) -> None:

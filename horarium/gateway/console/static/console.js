@@ -218,6 +218,14 @@ function ownZone() {
   zones.prepend(Object.assign(document.createElement("option"), { value: own, label: "yours" }));
 }
 
+function copying() {
+  for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", async () => {
+    const field = document.getElementById(button.dataset.copy);
+    field.select();
+    try { await navigator.clipboard.writeText(field.value); button.textContent = "Copied"; } catch { button.textContent = "Press Ctrl-C"; }
+  });
+}
+
 try {
   const kept = localStorage.getItem("theme");
   if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
@@ -229,6 +237,7 @@ setInterval(() => showTimes(document), 5000);
 theme();
 lists();
 ownZone();
+copying();
 live(document.getElementById("main"));
 document.addEventListener("submit", (event) => {
   if (event.submitter?.dataset.sure && !confirm(event.submitter.dataset.sure)) return event.preventDefault();

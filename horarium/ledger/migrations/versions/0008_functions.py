@@ -1,4 +1,4 @@
-"""Functions that whoever starts a run carries out"""
+"""Functions that whoever starts a run carries out; approvals that are handed to others"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -36,8 +36,18 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_function_calls_run_id_runs")),
         sa.PrimaryKeyConstraint("run_id", "step", name=op.f("pk_function_calls")),
     )
+    with op.batch_alter_table("approvals") as batch_op:
+        batch_op.add_column(
+            sa.Column("reassigned", Json(), comment="Who handed it to whom, in order; null: nobody did.")
+        )
+        batch_op.create_index(
+            op.f("ix_approvals_tenant_agent_tool_decided_at"), ["tenant", "agent", "tool", "decided_at"]
+        )
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("approvals") as batch_op:
+        batch_op.drop_index(op.f("ix_approvals_tenant_agent_tool_decided_at"))
+        batch_op.drop_column("reassigned")
     op.drop_table("function_calls")
     op.drop_table("run_functions")
