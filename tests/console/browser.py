@@ -19,6 +19,7 @@ PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
 PATIENCE = 15_000  # milliseconds that a page may take to show something
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
+SCREENS = 2  # of a page that a picture shows
 KEPT = "HORARIUM_SCREENSHOTS"  # set: screenshots go to docs/images
 _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -96,10 +97,14 @@ class Console:
         assert not said, f"{self.page.url}\n" + "\n".join(said)
 
     async def picture(self, name: str, folder: Path) -> Path:
-        """A screenshot of the whole page; into docs/images when that is asked for."""
+        """A screenshot of the page's first two screens; into docs/images when that is asked for."""
         target = IMAGES if os.environ.get(KEPT) else folder
         target.mkdir(parents=True, exist_ok=True)
-        await self.page.screenshot(path=target / f"{name}.png", full_page=True, animations="disabled")
+        width, screen, whole = await self.page.evaluate(
+            "[window.innerWidth, window.innerHeight, document.documentElement.scrollHeight]"
+        )
+        clip: Any = {"x": 0, "y": 0, "width": width, "height": min(whole, SCREENS * screen)}
+        await self.page.screenshot(path=target / f"{name}.png", full_page=True, clip=clip, animations="disabled")
         return target / f"{name}.png"
 
 

@@ -1,4 +1,4 @@
-"""Who may do what: every operation of the OpenAPI document, as it says, for whoever is not allowed to and whoever is."""
+"""Who may do what: every operation of the OpenAPI document, for whoever is not allowed to, and for whoever is."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ KeyId = Annotated[str, Path(min_length=1, max_length=100, description="`hk_…`,
 Scope = Annotated[
     str,
     StringConstraints(
-        pattern=r"^(role:(viewer|operator|approver|admin|\*)|toolbox:(\*|[A-Za-z0-9][A-Za-z0-9_-]{0,62}))$"
+        pattern=r"^(role:(viewer|operator|approver|admin|\*)|(toolbox|tools):(\*|[A-Za-z0-9][A-Za-z0-9_-]{0,62}))$"
     ),
 ]
 
@@ -54,7 +54,7 @@ class Create(Request):
 
     name: str = Field(min_length=1, max_length=200)
     scopes: list[Scope] = Field(
-        min_length=1, max_length=50, description="`role:operator`, `toolbox:payments`, `toolbox:*`."
+        min_length=1, max_length=50, description="`role:operator`, `toolbox:payments`, `tools:builder`, `toolbox:*`."
     )
     expires_at: Moment | None = Field(default=None, description="null: when it is revoked.")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from horarium.client import Run
 from horarium.contract import (
@@ -61,6 +61,17 @@ _Value = Annotated[Text, Field(max_length=512)]
 Metadata = Annotated[dict[_Label, _Value], Field(max_length=16, description="Stored with the run, and shown.")]
 
 
+def _numbers(said: object) -> object:
+    """A definition's file may have `"5"` for 5; in JSON each has its own."""
+    for name, value in said.items() if isinstance(said, dict) else ():
+        if isinstance(value, bool) or (isinstance(value, str) and name not in ("max_cost_usd", "wall_time")):
+            raise ValueError(f"`{name}` is a number")
+    return said
+
+
+RunLimits = Annotated[Limits, BeforeValidator(_numbers)]
+
+
 class CallBody(Request):
     """One call, made without a model, as the approval plan says."""
 
@@ -105,7 +116,7 @@ class StartRun(Request):
         default=None, pattern=RUN_ID.pattern, description="The conversation to go on with. Null: a new one."
     )
     version: Whole | None = Field(default=None, ge=1, le=1_000_000, description="Of the agent. Null: the newest.")
-    limits: Limits | None = Field(default=None, description="Instead of the agent's own.")
+    limits: RunLimits | None = Field(default=None, description="Instead of the agent's own.")
     metadata: Metadata = Field(default={})
     functions: list[FunctionBody] = Field(
         default=[], max_length=MAX_FUNCTIONS, description="Tools that you carry out, besides the agent's own."
@@ -151,7 +162,7 @@ class ResumeRun(Request):
 
     input: Text | None = Field(default=None, max_length=MAX_INPUT_CHARS, description="Something more to say first.")
     version: Whole | None = Field(default=None, ge=1, le=1_000_000, description="Of the agent. Null: the newest.")
-    limits: Limits | None = None
+    limits: RunLimits | None = None
     metadata: Metadata = Field(default={})
 
 
