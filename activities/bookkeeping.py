@@ -16,6 +16,7 @@ from activities.run_notices import run_event
 from horarium.content import shorten
 from horarium.contract import MAX_OUTPUT_CHARS
 from horarium.directcalls import call_step
+from horarium.errors import Conflict
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Journal
 from horarium.ledger.runs import Runs
@@ -47,7 +48,13 @@ class Bookkeeping:
 
     @activity.defn(name=WRITE_MESSAGE)
     async def write_message(self, message: WriteMessage) -> None:
-        """Keep a message that was sent to a run, for its next turn."""
+        """Keep a message that was sent to a run, for its next turn.
+
+        Raises:
+            Conflict: It is another run's thread.
+        """
+        if (await self._runs.get(message.run)).thread_id != message.thread:
+            raise Conflict(f"Thread {message.thread} is not the one of run {message.run}.")
         await self._threads.queue(message.thread, message.id, message.text, message.run, message.by)
 
     @activity.defn(name=MARK_RUN)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,7 @@ from horarium.ledger.agents import ServedTool
 from horarium.ledger.answer_schemas import AnswerSchemas
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Answered, Held, Journal, StepClaim, StepRecord
+from horarium.ledger.runs import Runs
 from horarium.protocol import CALL_MODEL, NOTE_CHARS, Call, ModelReply, ModelStep
 from horarium.schemas import schema_problem
 from horarium.structured import judged, told
@@ -52,6 +54,7 @@ from horarium.turns import StoredCall, StoredTurn, stored_turn
 
 log = structlog.get_logger()
 
+KEPT_RUNS = 1_000
 SHOW_EVERY = 0.3  # seconds between two looks that a watcher gets at a turn that streams
 
 
@@ -63,6 +66,8 @@ class ModelCaller:
         self._conversations = Conversations(ledger)
         self._gatekeeper = Gatekeeper(ledger)
         self._schemas = AnswerSchemas(ledger)
+        self._runs = Runs(ledger)
+        self._checked: OrderedDict[tuple[str, str, int, str], None] = OrderedDict()
         self._models = models
         self._catalog = catalog
         self._finding = finding
@@ -82,6 +87,7 @@ class ModelCaller:
                 return await self._call(step)
 
     async def _call(self, step: ModelStep) -> ModelReply:
+        await self._is_of_its_run(step)
         agent = (await self._catalog.agent(step.agent, step.version)).agent
         claim = StepClaim(
             run_id=step.run,
@@ -105,6 +111,23 @@ class ModelCaller:
         if isinstance(held, StepRecord):
             return _failed(held) if held.status == "failed" else await self._reply(step, agent, held, offered)
         return await self._ask(step, agent, held, offered)
+
+    async def _is_of_its_run(self, step: ModelStep) -> None:
+        """Let a model be told nothing but what its run may know: the payload is the word of whoever asks.
+
+        Raises:
+            Conflict: The run was opened otherwise.
+            RunNotFound: What was answered is another tenant's.
+        """
+        said = (step.run, step.agent, step.version, step.thread)
+        if said not in self._checked:
+            await self._runs.opened_as(step.run, step.agent, step.version, thread=step.thread)
+            self._checked[said] = None
+            if len(self._checked) > KEPT_RUNS:
+                self._checked.popitem(last=False)
+        for answered in step.answered:
+            if not answered.startswith(f"{step.run}/"):
+                await self._journal.near(step.run, answered)
 
     async def _offered(self, step: ModelStep, agent: Agent) -> dict[str, ServedTool]:
         if step.closing:

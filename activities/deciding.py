@@ -26,7 +26,7 @@ from horarium.errors import (
     NotApproved,
     ProofInvalid,
 )
-from horarium.ids import approval_id, split_step_id, step_id
+from horarium.ids import approval_id, step_id
 from horarium.ledger.agents import ServedTool
 from horarium.ledger.approvals import Approvals, Asking
 from horarium.ledger.database import Ledger
@@ -125,7 +125,7 @@ class Deciding:
     async def _asking(self, asking: AskApprovals, request: ApprovalRequest) -> Asking:
         """The question, with the plan looked up again: nobody's word but the plan's releases a call unasked."""
         call = request.call
-        text = await self._arguments(call)
+        text = await self._arguments(asking.run, call)
         arguments = json.loads(text)
         run = await self._runs.get(asking.run)
         agent = await self._agent_of(run)
@@ -431,16 +431,15 @@ class Deciding:
         if wanted != (said.step, said.verdict, said.output or "", said.by, said.comment):
             raise NotApproved(f"Something else was said of step {step}.")
 
-    async def _arguments(self, call: Call) -> str:
-        run_id, number = split_step_id(call.source)
-        turn = stored_turn((await self._journal.get(run_id, number)).output or "{}")
+    async def _arguments(self, run: str, call: Call) -> str:
+        turn = stored_turn((await self._journal.near(run, call.source)).output or "{}")
         return next(item.arguments for item in turn.calls if item.id == call.id)
 
     async def _released_arguments(self, question: OpenQuestion, call: Call) -> str:
         """The arguments that the call was made with: a person's, when one changed them."""
         approval = call.approved_in or approval_id(step_id(question.run, question.number))
-        edited = await self._approvals.edited(approval, call.digest) if call.edited else None
-        return edited if edited is not None else await self._arguments(call)
+        edited = await self._approvals.edited(approval, call.digest, run=question.run) if call.edited else None
+        return edited if edited is not None else await self._arguments(question.run, call)
 
     async def _claim_of(self, run: str, number: int, call: Call) -> StepClaim:
         return StepClaim(
@@ -452,7 +451,7 @@ class Deciding:
             key=call.key,
             call_id=call.id,
             input_digest=call.digest,
-            arguments=await self._arguments(call),
+            arguments=await self._arguments(run, call),
         )
 
 

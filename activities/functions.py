@@ -12,7 +12,7 @@ from temporalio import activity
 
 from horarium.contract import CallerFunction
 from horarium.errors import HorariumError, NotApproved, OutputRefused, StepCrashes, ToolUnavailable
-from horarium.ids import function_call_id, split_step_id, step_id
+from horarium.ids import function_call_id, step_id
 from horarium.ledger.database import Ledger
 from horarium.ledger.functions import FunctionCall, Functions, WhyEnded
 from horarium.ledger.journal import SETTLED, Journal, StepClaim, StepRecord
@@ -165,8 +165,7 @@ class FunctionSteps:
         return record
 
     async def _claim_of(self, run: str, number: int, call: Call) -> StepClaim:
-        origin, turn = split_step_id(call.source)
-        stored = stored_turn((await self._journal.get(origin, turn)).output or "{}")
+        stored = stored_turn((await self._journal.near(run, call.source)).output or "{}")
         return StepClaim(
             run_id=run,
             number=number,

@@ -13,7 +13,7 @@ from horarium.content import canonical
 from horarium.contract import MAX_FUNCTIONS, MAX_MESSAGE_CHARS, SIGNAL_TOOL_OUTPUTS, CallerFunction, ToolOutputs
 from horarium.errors import ConfigError, Conflict, FunctionCallNotFound
 from horarium.ledger.functions import FunctionCall, Functions
-from horarium.schemas import nothing_checked_by
+from horarium.schemas import in_one_check, nothing_checked_by
 
 if TYPE_CHECKING:
     from horarium.client import Run
@@ -46,13 +46,14 @@ def check_functions(functions: Sequence[CallerFunction], choice: str | None = No
         raise ConfigError(f"Two functions have the name {twice!r}.")
     if choice not in (None, "*", *names):
         raise ConfigError(f"There is no function {choice!r} to call first.")
-    for function in functions:
-        problem = _schema_problem(function)
-        if problem is not None:
-            raise ConfigError(f"The parameters of function {function.name!r} are no schema of an object: {problem}.")
     size = sum(len(canonical(function.model_dump(mode="json"))) for function in functions)
     if size > MOST_CHARS:
         raise ConfigError(f"All functions together may have {MOST_CHARS:,} characters, and have {size:,}.")
+    with in_one_check():  # whoever brings many schemas gets no more time than for one
+        for function in functions:
+            problem = _schema_problem(function)
+            if problem is not None:
+                raise ConfigError(f"The parameters of function {function.name!r} are no schema of an object: {problem}.")
 
 
 def _schema_problem(function: CallerFunction) -> str | None:

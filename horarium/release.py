@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError
 from horarium.ballots import Witness
 from horarium.content import call_digest, canonical, shorten
 from horarium.errors import NotApproved, ProofInvalid, RunNotFound
-from horarium.ids import question_id, split_step_id, step_id
+from horarium.ids import question_id, step_id
 from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
 from horarium.ledger.grants import Granting
@@ -63,8 +63,7 @@ class Release:
         edited = await self._edited()
         if edited is not None:
             return edited
-        run_id, number = split_step_id(self._call.source)
-        record = await self._checks.journal.get(run_id, number)
+        record = await self._checks.journal.near(self._step.run, self._call.source)
         if record.output is None:
             raise ApplicationError(
                 "The arguments were deleted with their thread.", type=RunNotFound.code, non_retryable=True
@@ -129,7 +128,7 @@ class Release:
         approval = self._step.approval or self._call.approved_in
         if not self._call.edited or approval is None:
             return None
-        text = await self._checks.approvals.edited(approval, self._call.digest)
+        text = await self._checks.approvals.edited(approval, self._call.digest, run=self._step.run)
         if text is None:
             raise ApplicationError(
                 "The edited arguments were deleted with their thread.", type=RunNotFound.code, non_retryable=True

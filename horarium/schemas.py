@@ -7,9 +7,12 @@ Whoever serves the tool checks its arguments as well; what cannot be checked her
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -25,9 +28,11 @@ from horarium.content import canonical
 
 MOST_STEPS = 50_000  # keywords looked at in one check, about a second; an honest one needs some thousand
 MOST_CHARS = 200  # of one message
+ITEMS_IN_A_STEP = 10  # that are compared with each other
 Check = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 
 _steps: ContextVar[list[int]] = ContextVar("steps")
+_shared: ContextVar[list[int] | None] = ContextVar("shared", default=None)
 
 
 class _TooMuch(Exception):
@@ -76,6 +81,16 @@ def _shortened(message: str) -> str:
     return message if len(message) <= MOST_CHARS else f"{message[:60]}… {message[-(MOST_CHARS - 62) :]}"
 
 
+@contextmanager
+def in_one_check() -> Iterator[None]:
+    """Whatever is checked meanwhile has the steps of one check together."""
+    token = _shared.set([MOST_STEPS])
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
 def nothing_checked_by(parameters: Mapping[str, Any]) -> str | None:
     """Why nothing can be checked by a schema; None when it can. A reference shows its end only when it is followed."""
     try:
@@ -86,7 +101,7 @@ def nothing_checked_by(parameters: Mapping[str, Any]) -> str | None:
 
 
 def _first_error(parameters: Mapping[str, Any], arguments: Any) -> ValidationError | None:
-    token = _steps.set([MOST_STEPS])
+    token = _steps.set(_shared.get() or [MOST_STEPS])
     try:
         found: ValidationError | None = best_match(_validator(canonical(parameters)).iter_errors(arguments))
     finally:
@@ -150,6 +165,44 @@ def _additional_properties(validator: Any, inner: Any, value: Any, schema: Any) 
             yield from validator.descend(item, inner, path=name)
 
 
+def _multiple_of(validator: Any, unit: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    """As the library has it, but for numbers that are too large for its arithmetic."""
+    if not validator.is_type(value, "number"):
+        return
+    try:
+        quotient = value / unit
+        fits = quotient == int(quotient) if isinstance(unit, float) else value % unit == 0
+    except (OverflowError, ValueError):
+        fits = math.isfinite(value) if isinstance(value, float) else True
+        fits = fits and (Fraction(value) / Fraction(unit)).denominator == 1
+    if not fits:
+        yield ValidationError(f"{value!r} is not a multiple of {unit!r}")
+
+
+def _unique_items(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    """In time that grows with the items, and not with their pairs."""
+    if wanted is not True or not isinstance(value, list):
+        return
+    _steps.get()[0] -= len(value) // ITEMS_IN_A_STEP
+    if len({_same(item) for item in value}) < len(value):
+        yield ValidationError(f"{value!r} has non-unique elements")
+
+
+def _same(value: Any) -> Any:
+    """Equal for what JSON Schema calls equal: 1 and 1.0 are, and 1 and true are not. Hashed as texts alone."""
+    match value:
+        case dict():
+            return frozenset((name, _same(inner)) for name, inner in value.items())
+        case list():
+            return tuple(_same(inner) for inner in value)
+        case str():
+            return f"s{value}"
+        case float() if value.is_integer():
+            return str(int(value))
+        case _:
+            return repr(value)
+
+
 def _counted(check: Check) -> Check:
     def counted(validator: Any, said: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
         left = _steps.get()
@@ -163,6 +216,8 @@ def _counted(check: Check) -> Check:
 
 _CHECKS: dict[str, Check] = {
     **Draft202012Validator.VALIDATORS,
+    "multipleOf": _multiple_of,
+    "uniqueItems": _unique_items,
     "pattern": _pattern_keyword,
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,

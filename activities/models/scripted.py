@@ -84,7 +84,7 @@ class Script(_Part):
             return ScriptedTurn(text=self.generate.said, calls=(call,))
         if self.repeat == "last" and self.turns:
             return self.turns[-1]
-        raise ModelRejected(f"The script has {len(self.turns)} turns, and is asked for one more.")
+        raise ModelRejected(f"The script has {_turns(len(self.turns))}, and is asked for one more.")
 
     def given_summary(self) -> ScriptedTurn:
         """What to give when asked for a summary.
@@ -138,7 +138,7 @@ class ScriptedProvider:
         """Read the script."""
         script = self._script(model)
         turns = len(script.turns) + (script.generate.turns + 1 if script.generate else 0)
-        return f"a script of {turns} turns, not a model"
+        return f"a script of {_turns(turns)}, not a model"
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -159,6 +159,10 @@ def _read(file: Path) -> Script:
         return Script.model_validate({"turns": value} if isinstance(value, list) else value)
     except ValidationError as error:
         raise ConfigError(explain(error, Script, file, text)) from error
+
+
+def _turns(number: int) -> str:
+    return "1 turn" if number == 1 else f"{number} turns"
 
 
 def _fail(turn: ScriptedTurn) -> None:

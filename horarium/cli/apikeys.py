@@ -156,7 +156,7 @@ def key_json(key: ApiKey) -> dict[str, Any]:
 
 
 def _row(key: ApiKey, now: datetime) -> tuple[str, ...]:
-    state = key.unusable(now) or (f"until {words.when(key.expires_at)}" if key.expires_at else "in use")
+    state = key.unusable(now) or (f"until {words.when(key.expires_at)}" if key.expires_at else "active")
     used = words.when(key.last_used_at) if key.last_used_at else "never"
     name, tenant = words.one_line(key.name), words.one_line(key.tenant)
     return (key.id, name, tenant, _scopes(key), words.when(key.created_at), used, state)

@@ -29,7 +29,7 @@ from horarium.ledger.audit import AuditRecord, AuditTrail
 app = typer.Typer(no_args_is_help=True, help="See who decided what, export it, and check an export.")
 
 COLUMNS = ("#", "at", "what", "about", "by", "said")
-SAID = ("tool", "verdict", "released_by", "reason", "via", "identity", "comment")
+SAID = ("tool", "verdict", "released_by", "reason", "via", "identity", "to", "comment")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -76,9 +76,13 @@ async def _list(said: str | None, limit: int, *, as_json: bool) -> int:
     return talk.DONE
 
 
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _row(record: AuditRecord) -> tuple[str, ...]:
     data: dict[str, Any] = record.data if isinstance(record.data, dict) else {}
-    said = (f"{name}: {data[name]}" for name in SAID if data.get(name))
+    said = (f"{name}: {_said(data[name])}" for name in SAID if data.get(name))
     return (
         str(record.seq),
         f"{record.at.astimezone():%Y-%m-%d %H:%M:%S}",

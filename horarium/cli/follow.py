@@ -26,6 +26,7 @@ from horarium.ids import step_id
 from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import StepRecord
+from horarium.people import is_among
 
 PATIENCE = 120.0  # seconds that nobody may answer before following gives up; the run does not
 LAST_LOOK = 2.0  # seconds for what there is still to see of a run that has ended
@@ -225,6 +226,7 @@ def step_line(step: StepRecord) -> Text:
 
 async def asking(ledger: Ledger, run: str, waiting: Waiting) -> list[Text]:
     """What a run asks of people, with the exact arguments and the exact commands that answer."""
+    me = you()
     lines = [
         Text(""),
         Text(f"The run waits for {_whom(waiting)}: {words.one_line(waiting.text)}", style="bold yellow"),
@@ -238,16 +240,19 @@ async def asking(ledger: Ledger, run: str, waiting: Waiting) -> list[Text]:
             waiting = waiting.model_copy(update={"kind": approval.kind, "id": approval.id})
             lines.append(Text(f"  {approval.tool} ({approval.effect}), with exactly these arguments:"))
             lines += [Text(f"    {line}") for line in words.exact_json(approval.arguments).splitlines()]
-    return [*lines, *(Text(f"  {command}", no_wrap=True) for command in answers(run, waiting)), Text("")]
+            if approval.approvers and not is_among(me, approval.approvers):
+                lines.append(Text(f"  These may decide: {words.one_line(', '.join(approval.approvers))}."))
+                me = "NAME"
+    return [*lines, *(Text(f"  {command}", no_wrap=True) for command in answers(run, waiting, me)), Text("")]
 
 
 def _whom(waiting: Waiting) -> str:
     return "whoever started it" if waiting.kind == "function_call" else "a person"
 
 
-def answers(run: str, waiting: Waiting) -> list[str]:
+def answers(run: str, waiting: Waiting, by: str) -> list[str]:
     """The commands that answer, ready to be pasted."""
-    me = shlex.quote(you())
+    me = shlex.quote(by)
     if waiting.kind == "approval":
         return [
             f"horarium approvals approve {waiting.id} --by {me}",

@@ -105,7 +105,7 @@ def print_fires(clock: Clock, reckoned: Sequence[Reckoned], gaps: Sequence[Due],
     if len(lines) > limit:
         rows = list(_folded([(row, quiet) for _, row, quiet in lines]))
     if not rows:
-        talk.out().print(Text("No fire."))
+        talk.out().print(Text("No fire in this time. Look further ahead with --days 60."))
         return
     print_rows(("fire", *(["trigger"] if several else []), "what happens"), rows[:limit])
     if len(rows) > limit:

@@ -11,6 +11,7 @@ from horarium.ids import step_id
 from horarium.ledger.approvals import ApprovalRecord
 from horarium.ledger.journal import StepRecord
 from horarium.ledger.runs import RunRecord
+from horarium.people import in_words
 from horarium.visible import exact_json as exact_json
 from horarium.visible import harmless as harmless
 from horarium.visible import one_line as one_line
@@ -84,7 +85,7 @@ def note(step: StepRecord) -> str:
     """What else there is to say of a step, on one line: what went wrong, who settled it, what was cut."""
     said = [one_line(step.message)] if step.message else []
     if step.by:
-        said.append(f"by {one_line(step.by)}")
+        said.append(f"by {one_line(in_words(step.by))}")
     if step.output_blob and step.output_bytes is not None:
         said.append(f"output of {step.output_bytes:,} bytes kept whole")
     if step.changes:

@@ -237,10 +237,13 @@ class Approvals:
                 data = {"by": by, "from": row["digest"], "to": digest, "arguments": digest_text(arguments)}
                 await self._note(connection, "approval.edited", row, at, data)
 
-    async def edited(self, approval: str, digest: str) -> str | None:
-        """The arguments of an edit, as canonical JSON."""
+    async def edited(self, approval: str, digest: str, *, run: str | None = None) -> str | None:
+        """The arguments of an edit, as canonical JSON; `run`: of whose tenant the approval has to be."""
+        query = select(edits.c.arguments).where(edits.c.approval_id == approval, edits.c.digest == digest)
+        if run is not None:
+            tenant = select(runs.c.tenant).where(runs.c.id == run).scalar_subquery()
+            query = query.join(approvals, approvals.c.id == edits.c.approval_id).where(approvals.c.tenant == tenant)
         async with self._ledger.read() as connection:
-            query = select(edits.c.arguments).where(edits.c.approval_id == approval, edits.c.digest == digest)
             found: str | None = await connection.scalar(query)
             return found
 

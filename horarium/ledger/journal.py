@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 import structlog
-from sqlalchemy import bindparam, func, insert, literal_column, null, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, literal_column, null, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -538,10 +538,13 @@ class Journal:
         """What other runs know of the call with this idempotency key: a resumed run must not do it again.
 
         What was done or settled by a person says more than what nobody knows, and that more than what was not begun.
+        Of other tenants' runs nothing is known: a key is no secret.
         """
         async with self._ledger.read() as connection:
             rows = await connection.execute(
-                select(steps).where(steps.c.key == key, steps.c.run_id != run_id).order_by(steps.c.claimed_at.desc())
+                select(steps)
+                .where(steps.c.key == key, steps.c.run_id != run_id, _of_same_tenant(steps.c.run_id, run_id))
+                .order_by(steps.c.claimed_at.desc())
             )
             found = [StepRecord(*row) for row in rows]
         for telling in (("completed", "skipped", "rejected"), ("unknown", "claimed")):
@@ -558,6 +561,20 @@ class Journal:
         """
         async with self._ledger.read() as connection:
             return await _one(connection, run_id, number)
+
+    async def near(self, run_id: str, step: str) -> StepRecord:
+        """A step that a run goes on from, by its id: its own, or that of another run of the same tenant.
+
+        Raises:
+            RunNotFound: There is no such step, or it is another tenant's.
+        """
+        origin, number = split_step_id(step)
+        async with self._ledger.read() as connection:
+            if origin != run_id:
+                near = select(runs.c.id).where(runs.c.id == origin, _of_same_tenant(runs.c.id, run_id))
+                if await connection.scalar(near) is None:
+                    raise RunNotFound(f"The ledger has no step {number} of run {origin!r}.")
+            return await _one(connection, origin, number)
 
     async def of_run(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[StepRecord]:
         """The steps of a run in order, from number `after` + 1: all of them, or the first `limit`."""
@@ -761,6 +778,11 @@ async def _keep_change(connection: Statements, record: StepRecord, change: Chang
     of_step = (steps.c.run_id == record.run_id, steps.c.number == record.number)
     await connection.execute(update(steps).where(*of_step).values(note=note))
     return replace(record, note=note)
+
+
+def _of_same_tenant(run: ColumnElement[str], as_run: str) -> ColumnElement[bool]:
+    own, other = runs.alias(), runs.alias()
+    return select(other.c.id).where(other.c.id == run, own.c.id == as_run, own.c.tenant == other.c.tenant).exists()
 
 
 async def _one(connection: Statements, run_id: str, number: int) -> StepRecord:

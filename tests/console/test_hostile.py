@@ -280,6 +280,8 @@ async def test_arguments_that_no_run_could_read_are_not_sent_to_one(house: Furni
             arguments = '{"amount": 5, "note": ' + "[" * deep + "]" * deep + "}"
             answer = await approver.order(f"/inbox/{question}/decide", **told, arguments=arguments)
             assert (answer.status_code, "cannot be read" in answer.text) == (400, True), deep
+        answer = await approver.order(f"/inbox/{question}/decide", **told, remember="run", lasts="9" * 5_000)
+        assert (answer.status_code, "lasts_seconds" in answer.text) == (400, True)
 
     assert (await house.rest.ok("GET", f"/v1/approvals/{question}"))["status"] == "pending"
 

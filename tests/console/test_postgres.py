@@ -185,8 +185,9 @@ def _queries(said: dict[str, Any], house: Furnished) -> Iterator[dict[str, Any]]
 
 
 def _told(answer: httpx2.Response, served: Serving) -> str:
-    """Without what is new at every look: the form's token, a key, how long ago; and who signed the evidence when."""
+    """Without what is new at every look: the form's token, a key, how long ago, pictures that end now, a signature."""
     text = answer.text.replace(str(served.port), "PORT")
     text = re.sub(r'name="(token|key)" value="[^"]*"', "", text)
+    text = re.sub(r"(<time [^>]*>)[^<]*", r"\1", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
     text = re.sub(r'"made":\{[^}]*\},"signature":"[^"]*"', "", text)
     return re.sub(r"\b\d+(\.\d+)? ?(ms|s|min|h|(milli)?seconds?|minutes?|hours?|just now)\b", "T", text)

@@ -119,7 +119,8 @@ def decision_of(form: Form) -> DecideBody:
             raise BadAnswer("The answer is empty.", hint="Write what the model is told instead of a result.")
     if fields["verdict"] == "approve" and form.get("remember") is not None:
         lasts = form["lasts"]
-        fields["remember"] = {"scope": form["remember"], "lasts_seconds": int(lasts) if lasts.isdecimal() else lasts}
+        whole = lasts.isdecimal() and len(lasts) < 10
+        fields["remember"] = {"scope": form["remember"], "lasts_seconds": int(lasts) if whole else lasts}
     return read(DecideBody, **fields)
 
 

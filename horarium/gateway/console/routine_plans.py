@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -89,6 +90,8 @@ def _asked(said: Mapping[str, str], home: ZoneInfo, usual: timedelta) -> Asked:
         for key, label in (("start", "From"), ("outage_at", "The outage begins"))
     }
     body: dict[str, Any] = {key: value for key, value in said.items() if key in ("days", "takes", "outage")}
+    with contextlib.suppress(ValueError):  # what is no number, the rules say
+        body |= {"days": float(body["days"])} if "days" in body else {}
     body |= {key: at.isoformat() for key, at in times.items() if at is not None}
     try:
         read = PreviewRequest.model_validate(body)

@@ -10,9 +10,10 @@ from typing import Any
 
 import nh3
 from markdown_it import MarkdownIt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from horarium.durations import words as length_in_words
+from horarium.people import in_words
 from horarium.visible import exact_json, one_line, visible
 
 _KEPT_TAGS = {
@@ -36,6 +37,7 @@ _KEPT_TAGS = {
 _LONGEST_MARKDOWN = 50_000  # characters; a longer text is shown as it is
 # Turn the direction of what follows, or are not seen at all; joiners and marks stay, which prose needs.
 _TURNS = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+_QUESTION = re.compile(r"\bapr_[0-9A-Z]{26}\b")
 _NO_TIME = Markup('<span class="faint">–</span>')
 _markdown = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable("table").disable("image")
 
@@ -104,6 +106,12 @@ def short(identity: str | None) -> str:
     return "" if identity is None else identity if len(identity) <= 14 else f"{identity[:4]}…{identity[-6:]}"
 
 
+def questions(text: str) -> Markup:
+    """A text in which the ids of questions are links to them in the inbox."""
+    shown = _QUESTION.sub(lambda found: f'<a class="id" href="/inbox/{found[0]}">{short(found[0])}</a>', escape(text))
+    return Markup(shown)  # noqa: S704 - escaped just before, and an id has letters and digits alone
+
+
 def status_words(status: str) -> str:
     """A status as people say it."""
     return status.replace("_", " ")
@@ -151,6 +159,8 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "count": count,
     "size": size,
     "short": short,
+    "by": in_words,
+    "questions": questions,
     "status": status_words,
     "markdown": markdown,
     "visible": visible,
