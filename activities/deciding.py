@@ -21,6 +21,7 @@ from horarium.edits import check_edit, check_secrets
 from horarium.errors import (
     ApprovalNotFound,
     ArgumentsRejected,
+    Conflict,
     HorariumError,
     NotAnApprover,
     NotApproved,
@@ -111,7 +112,8 @@ class Deciding:
     async def ask_approvals(self, asking: AskApprovals) -> AskedApprovals:
         """Write questions down with their exact arguments, before anybody can answer them."""
         questions = [await self._asking(asking, request) for request in asking.requests]
-        await self._approvals.ask(asking.run, asking.tenant, asking.agent, questions, asking.requested_at)
+        run = await self._runs.get(asking.run)  # into whose inbox it comes is not the payload's to say
+        await self._approvals.ask(run.id, run.tenant, run.agent, questions, asking.requested_at)
         most = LISTED_BYTES // max(len(questions), LISTED_QUESTIONS)
         asked: list[AskedApproval] = []
         for one in questions:
@@ -303,8 +305,14 @@ class Deciding:
 
     @activity.defn(name=ESCALATE)
     async def escalate(self, escalation: Escalate) -> Escalated:
-        """Let others decide as well; roles are looked up anew."""
+        """Let others decide as well; roles are looked up anew.
+
+        Raises:
+            Conflict: It is another run's approval.
+        """
         asked = await self._approvals.get(escalation.approval)
+        if asked.run_id != escalation.run:
+            raise Conflict(f"{asked.id} is no approval of run {escalation.run}.")
         if asked.escalated_at is None:
             agent = await self._agent_of(await self._runs.get(escalation.run))
             rule = rule_named(agent, asked.rule)
@@ -321,6 +329,8 @@ class Deciding:
         """Put what only a person can settle into the inbox."""
         call = question.call
         arguments = await self._released_arguments(question, call) if call is not None else "{}"
+        run = await self._runs.get(question.run)
+        question = question.model_copy(update={"tenant": run.tenant, "agent": run.agent})
         await self._approvals.open_question(question, arguments, call.tool if call is not None else "model")
 
     @activity.defn(name=SETTLE_QUESTION)

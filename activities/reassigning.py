@@ -56,6 +56,7 @@ class Reassigning:
             before = handed_over(asked)
             if before and before[-1].said == said:
                 return _as_it_stands(asked.approvers, len(before))
+            _is_said_anew(said, before)
             return await self._handed_over(reassigning, asked, len(before))
         except HorariumError as error:
             await self._approvals.refused_word(
@@ -123,6 +124,20 @@ class Reassigning:
                 raise ReassignmentRefused(f"There is no role {role!r} with people in it here{miss or '.'}")
             if name in roles and not is_among(name, (*members, *self._settings.approvals.people)):
                 raise ReassignmentRefused(f"{name!r} is a role, and no person.", hint=f"Write 'role:{name}'.")
+
+
+def _is_said_anew(said: Reassignment, before: tuple[HandedOver, ...]) -> None:
+    """A signed word counts once: whoever can read it could undo with it what was said since.
+
+    Raises:
+        ReassignmentRefused: It counted before.
+    """
+    counted = {one.said.proof.nonce for one in before if one.said.proof is not None}
+    if said.proof is not None and said.proof.nonce in counted:
+        raise ReassignmentRefused(
+            f"This word of {said.by} counted before, and {said.approval} was handed to others since.",
+            hint="Say it anew.",
+        )
 
 
 def _may_reassign(said: Reassignment, asked: ApprovalRecord) -> None:

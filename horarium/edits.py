@@ -13,7 +13,7 @@ from typing import Any
 from horarium.content import canonical, clean_json, clean_text
 from horarium.errors import ArgumentsRejected
 
-_MOST_DEEP = 200
+_MOST_DEEP = 64  # a decision wraps them, and what reads JSON stops at 200
 _MOST_NUMBER = 2**63
 
 

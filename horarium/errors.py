@@ -251,9 +251,20 @@ class StepBlocked(HorariumError):
 
 
 class OutcomeUnknown(StepBlocked):
-    """An earlier attempt claimed an external effect and nobody knows whether it happened."""
+    """An earlier attempt claimed an external effect and nobody knows whether it happened.
+
+    `holder`: the token of that attempt, as long as the claim is its.
+    """
 
     code = "outcome_unknown"
+    holder: str | None = None
+
+    @classmethod
+    def held_by(cls, holder: str | None, message: str) -> OutcomeUnknown:
+        """Of a claim that somebody has."""
+        error = cls(message)
+        error.holder = holder
+        return error
 
 
 class StepCrashes(StepBlocked):

@@ -53,7 +53,8 @@ def check_functions(functions: Sequence[CallerFunction], choice: str | None = No
         for function in functions:
             problem = _schema_problem(function)
             if problem is not None:
-                raise ConfigError(f"The parameters of function {function.name!r} are no schema of an object: {problem}.")
+                words = f"The parameters of function {function.name!r} are no schema of an object: {problem}."
+                raise ConfigError(words)
 
 
 def _schema_problem(function: CallerFunction) -> str | None:

@@ -197,6 +197,7 @@ class RemoteCall:
         self._gateway = steps.gateway
         self._asked = asked
         self._attempt = attempt
+        self._holder: str | None = None
         step = asked.step
         self._ref: dict[str, Any] = StepRef(
             group=steps.group,
@@ -257,7 +258,7 @@ class RemoteCall:
 
     async def take_over(self) -> Held:
         """See `CallSteps`."""
-        said = TakingOver(**self._ref)
+        said = TakingOver(**self._ref, holder=self._holder)
         taken = await self._gateway.ask("POST", TAKEOVERS, Holding, said, patience=SETTLE_PATIENCE)
         return self._held(taken.attempts, taken.failures)
 
@@ -280,11 +281,13 @@ class RemoteCall:
             self._steps.answered(self._asked)
             raise
         self._steps.answered(self._asked)
+        self._holder = got.holder
         return Begun(
             arguments=json.loads(got.arguments),
             held=self._held(got.attempts, got.failures) if got.held else None,
             outcome=got.outcome,
             unclear=got.unclear,
+            holder=got.holder,
             state=RoutineState(None if got.state is None else json.loads(got.state)),
         )
 

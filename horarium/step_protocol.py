@@ -66,6 +66,7 @@ class Claimed(Said):
     failures: int = 0
     outcome: ToolOutcome | None = None
     unclear: str = ""
+    holder: str | None = Field(default=None, description="Whose claim it is, when it is unclear.")
     state: str | None = Field(default=None, description="JSON. None: the run is of no routine.")
 
 
@@ -93,6 +94,8 @@ class Returning(StepRef):
 
 class TakingOver(StepRef):
     """Asks for the claim of an attempt before."""
+
+    holder: str | None = Field(default=None, max_length=100, description="As `Claimed` named it, before the probe.")
 
 
 class TellingUnknown(StepRef):

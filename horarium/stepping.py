@@ -58,6 +58,7 @@ class Begun:
     held: Held | None = None
     outcome: ToolOutcome | None = None
     unclear: str = ""
+    holder: str | None = None  # whose claim it is, when it is unclear
     state: RoutineState = field(default_factory=RoutineState)
 
 
@@ -95,7 +96,11 @@ class CallSteps(Protocol):
         ...
 
     async def take_over(self) -> Held:
-        """Claim the call after its probe said what became of the attempt before."""
+        """Claim the call after its probe said what became of the attempt before.
+
+        Raises:
+            StepBlocked: Another attempt did so first.
+        """
         ...
 
     async def mark_unknown(self, message: str) -> ToolOutcome:
@@ -133,6 +138,7 @@ class LedgerCall:
         self._journal = steps.journal
         self._asked = asked
         self._token = token
+        self._holder: str | None = None
         self._release = Release(steps.checks, asked.step, asked.workflow)
         step, call, spec = asked.step, asked.step.call, asked.spec
         self._claim = StepClaim(
@@ -164,7 +170,8 @@ class LedgerCall:
             log.warning("tool.not_released", why=str(error))
             return Begun(outcome=_refused(error))
         except OutcomeUnknown as error:
-            return Begun(arguments, unclear=str(error), state=state)
+            self._holder = error.holder
+            return Begun(arguments, unclear=str(error), holder=error.holder, state=state)
         except (StepCrashes, NotApproved) as error:
             return Begun(outcome=await self._not_performed(claim, error))
         if isinstance(held, StepRecord):
@@ -197,7 +204,7 @@ class LedgerCall:
 
     async def take_over(self) -> Held:
         """See `CallSteps`."""
-        return await self._journal.take_over(self._claim, token=self._token)
+        return await self._journal.take_over(self._claim, token=self._token, holder=self._holder)
 
     async def mark_unknown(self, message: str) -> ToolOutcome:
         """See `CallSteps`."""
@@ -219,8 +226,12 @@ class LedgerCall:
         if before.status in ("completed", "skipped", "rejected"):
             return await self._journal.adopt(claim, before)
         held = await self._journal.claim(claim, approval=approval, token=self._token)
+        if isinstance(held, StepRecord):
+            return held
         if before.status in ("claimed", "unknown") and claim.effect is Effect.EXTERNAL:
-            raise OutcomeUnknown(f"Run {before.run_id} ended without saying whether {claim.name!r} was done.")
+            raise OutcomeUnknown.held_by(
+                held.token, f"Run {before.run_id} ended without saying whether {claim.name!r} was done."
+            )
         return held
 
     async def _not_performed(self, claim: StepClaim, error: StepBlocked) -> ToolOutcome:

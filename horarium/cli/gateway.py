@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,12 +41,13 @@ def gateway(
       horarium gateway
       horarium gateway --host 0.0.0.0 --port 8080
     """
+    talk.perform(_gateway(directory, host, port, as_json=as_json))
+
+
+async def _gateway(directory: Path | None, host: str, port: int, *, as_json: bool) -> int:
     use_engine()
     settings = Settings.load(directory)
-    talk.perform(_gateway(settings, host, port, as_json=as_json))
-
-
-async def _gateway(settings: Settings, host: str, port: int, *, as_json: bool) -> int:
+    from horarium.gateway.auth import is_loopback
     from horarium.gateway.serving import serving  # what it brings along would slow every command down
     from horarium.logs import clean_output, hide_secrets, set_up_logging
     from schedules.previews import preview
@@ -67,5 +69,7 @@ async def _gateway(settings: Settings, host: str, port: int, *, as_json: bool) -
             print(served.url, flush=True)
             keys = "with an API key, or without one" if served.anonymous else "with an API key"
             talk.say(f"Serving whoever comes {keys}. Stop it with Ctrl-C.")
+            if not is_loopback(host) and not settings.gateway.hosts:
+                talk.say("It answers to localhost alone: put its other names into `hosts` of [gateway].")
         await stop.wait()
     return talk.DONE

@@ -43,8 +43,12 @@ def serve(
 
 async def _serve(agent: str, host: str, port: int, *, as_json: bool) -> int:
     from horarium.gateway.serving import serving  # what it brings along would slow every command down
+    from horarium.logs import clean_output, hide_secrets, set_up_logging
 
     settings = Settings.load()
+    set_up_logging(settings.log_level)
+    hide_secrets(settings)
+    clean_output()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

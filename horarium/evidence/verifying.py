@@ -60,12 +60,13 @@ def verify(text: str, *, pinned: Collection[str] = (), trail: Iterable[str] | No
     found = Findings()
     try:
         _Checking(body, found).all(trail)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         # Signed, and not of the form that this format has: its maker is wrong, and not whoever passed it on.
         found.wrong.append(f"It is signed, but is not formed like evidence: {type(error).__name__} ({error}).")
     run = body.get("run")
+    name = run.get("id") if isinstance(run, dict) else None
     return EvidenceReport(
-        run=run.get("id") if isinstance(run, dict) else None,
+        run=name if isinstance(name, str) else None,
         key=key["id"],
         pinned=bool(pinned),
         verified=[f"The signature of {key['id']} is over the whole file.", *found.verified()],

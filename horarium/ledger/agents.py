@@ -83,7 +83,7 @@ class Agents:
                 hint = f"See which there are: horarium agents show {name}"
                 raise AgentNotFound(f"Agent {name!r} has no version {version}.", hint=hint)
             missing = f"There is no agent {name!r}{near_miss(name, names) or '.'}"
-            raise AgentNotFound(missing, hint="See which there are: horarium agents list")
+            raise AgentNotFound(missing, hint="See which there are, and which files are new: horarium agents list")
         return found
 
     async def names(self) -> list[str]:

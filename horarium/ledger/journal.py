@@ -283,12 +283,15 @@ class Journal:
             if record.token == token and record.status == "pending":
                 raise StepBlocked(f"This attempt at step {claim.run_id}/{claim.number:04d} is over already.")
             if record.status == "unknown":
-                raise OutcomeUnknown(f"The outcome of step {claim.run_id}/{claim.number:04d} is unknown.")
+                raise OutcomeUnknown.held_by(
+                    record.token, f"The outcome of step {claim.run_id}/{claim.number:04d} is unknown."
+                )
             if record.status == "claimed":
                 if claim.effect is Effect.EXTERNAL:
-                    raise OutcomeUnknown(
+                    raise OutcomeUnknown.held_by(
+                        record.token,
                         f"An earlier attempt of step {claim.run_id}/{claim.number:04d} ended without saying "
-                        f"whether {claim.name!r} was done."
+                        f"whether {claim.name!r} was done.",
                     )
                 if record.attempts - record.failures >= MAX_CRASHES:
                     raise StepCrashes(f"{claim.name!r} was begun {MAX_CRASHES} times and never came to an end.")
@@ -311,9 +314,17 @@ class Journal:
         )
         return Held(claim, token, attempts, failures)
 
-    async def take_over(self, claim: StepClaim, *, token: str | None = None) -> Held:
-        """Claim a blocked step after its `verify` probe said that it did not happen; `token` as for `claim`."""
+    async def take_over(self, claim: StepClaim, *, token: str | None = None, holder: str | None = None) -> Held:
+        """Claim a blocked step after its `verify` probe said that it did not happen; `token` as for `claim`.
+
+        Args:
+            holder: Whose claim it was before the probe; of what another one does since then, the probe knew nothing.
+
+        Raises:
+            StepBlocked: It was settled meanwhile, or another attempt took it over.
+        """
         token = token or secrets.token_hex(8)
+        same = () if holder is None else (steps.c.token == holder,)
         async with self._ledger.write(durable=True) as connection:
             row = await connection.execute(
                 update(steps)
@@ -321,13 +332,14 @@ class Journal:
                     steps.c.run_id == claim.run_id,
                     steps.c.number == claim.number,
                     steps.c.status.in_(("claimed", "unknown")),
+                    *same,
                 )
                 .values(status="claimed", token=token, attempts=steps.c.attempts + 1)
                 .returning(steps.c.attempts, steps.c.failures)
             )
             found = row.first()
             if found is None:
-                raise StepBlocked(f"Step {claim.run_id}/{claim.number:04d} was settled meanwhile.")
+                raise StepBlocked(f"Step {claim.run_id}/{claim.number:04d} was settled or taken over meanwhile.")
             return Held(claim, token, found.attempts, found.failures)
 
     async def settle(

@@ -107,6 +107,14 @@ def test_another_key_signs_as_well_and_only_a_pinned_one_tells_them_apart() -> N
         opened(forged, [KEY.public])
 
 
+@pytest.mark.parametrize("run", [None, [], {}, {"id": [None]}, {"id": 10**400, "steps": 1}, "run_1"])
+def test_what_is_signed_and_no_evidence_is_said_to_be_none_and_breaks_nothing(run: Any) -> None:
+    report = verify(seal({"run": run, "keys": [], "chain": {}}, {}, KEY))
+
+    assert (report.holds, report.run) == (False, None)
+    assert "not formed like evidence" in report.wrong[0]
+
+
 def _opens(text: str) -> bool:
     try:
         opened(text)

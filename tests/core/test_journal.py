@@ -153,7 +153,7 @@ async def test_what_a_person_settled_stands_against_a_zombie(journal: Journal, r
 
     assert (supplied.status, supplied.output, supplied.by) == ("completed", "receipt 12", "ann")
     assert await journal.settle(zombie, "completed", "receipt 13") == supplied
-    with pytest.raises(StepBlocked, match="settled meanwhile"):
+    with pytest.raises(StepBlocked, match="settled or taken over meanwhile"):
         await journal.take_over(claim)
 
 
@@ -172,6 +172,25 @@ async def test_after_a_probe_said_that_it_did_not_happen_it_is_done(journal: Jou
 
     assert mine.attempt == 2
     assert (await journal.settle(zombie, "completed", "zombie")).status == "claimed"
+    assert (await journal.settle(mine, "completed", "mine")).output == "mine"
+
+
+async def test_of_two_attempts_whose_probes_said_so_one_does_it(journal: Journal, run: str) -> None:
+    claim = step(run, effect=Effect.EXTERNAL)
+    await held(journal, claim)
+    holders = []
+    for _ in range(2):  # the second one's worker stood still after its probe
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await journal.claim(claim)
+        holders.append(unknown.value.holder)
+
+    mine = await journal.take_over(claim, holder=holders[0])
+
+    with pytest.raises(StepBlocked, match="taken over meanwhile"):
+        await journal.take_over(claim, holder=holders[1])
+    await journal.mark_unknown(claim, "Its worker died.")
+    with pytest.raises(StepBlocked):
+        await journal.take_over(claim, holder=holders[1])
     assert (await journal.settle(mine, "completed", "mine")).output == "mine"
 
 

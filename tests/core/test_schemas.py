@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 
+from horarium.contract import CallerFunction
+from horarium.errors import ConfigError
+from horarium.functions import check_functions
 from horarium.schemas import nothing_checked_by, schema_problem
+from horarium.structured import judged
 
 
 def obj(**more: Any) -> dict[str, Any]:
@@ -78,3 +83,37 @@ def test_a_schema_that_nothing_can_be_checked_by_is_known_before_it_is_used() ->
     assert nothing_checked_by(obj(required=["a"])) is None
     assert nothing_checked_by(laughing()) == "needs too many steps"
     assert nothing_checked_by(obj(allOf=[{"$ref": "#"}])) == "goes round in circles"
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "fits"),
+    [
+        ({"multipleOf": 0.5}, "1" + "0" * 400, True),
+        ({"multipleOf": 0.5}, "1e999", False),
+        ({"multipleOf": 10**400}, "1.5", False),
+        ({"multipleOf": 10**400}, "2" + "0" * 400, True),
+        ({"multipleOf": 0.01}, "4.02", True),
+        ({"multipleOf": 3}, "7", False),
+        ({"uniqueItems": True}, "[1, true, 0, false, null, [], {}, [1], [true]]", True),
+        ({"uniqueItems": True}, '[{"a": [1]}, {"a": [1.0]}]', False),
+        ({"uniqueItems": True}, '["1", 1, "null", null]', True),
+        ({"uniqueItems": False}, "[1, 1]", True),
+    ],
+)
+def test_numbers_of_any_size_and_equal_items_are_judged_and_nothing_breaks(schema: Any, text: str, fits: bool) -> None:
+    assert (judged(schema, text).problem is None) is fits
+
+
+def test_many_items_and_many_schemas_take_no_longer_than_one_check() -> None:
+    items = json.dumps([{"a": number} for number in range(20_000)])
+    levels = {f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(12)}
+    costly = obj(**{"$defs": {**levels, "d12": {}}, "allOf": [{"$ref": "#/$defs/d0"}]})
+    functions = [CallerFunction(name=f"f{number}", parameters={**costly, "title": f"{number}"}) for number in range(9)]
+    started = time.process_time()
+
+    assert judged({"uniqueItems": True}, items).problem is None
+    check_functions(functions[:1])
+    with pytest.raises(ConfigError, match="too many steps"):
+        check_functions(functions)
+
+    assert time.process_time() - started < 5

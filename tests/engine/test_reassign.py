@@ -23,7 +23,7 @@ from horarium.evidence.verifying import verify
 from horarium.ledger.audit import AuditRecord, AuditTrail
 from horarium.ledger.reassignments import handed_over
 from horarium.proof import ANYBODY, KeyRing, Signer
-from horarium.protocol import REASSIGN, Reassign
+from horarium.protocol import ESCALATE, REASSIGN, Escalate, Reassign
 from horarium.settings import ApprovalsSettings, Settings
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
@@ -290,6 +290,37 @@ async def test_where_proof_is_required_nobody_gets_among_those_who_decide_withou
         [],
         [gateway.id],
     )
+
+
+async def test_a_signed_word_counts_once_and_takes_nothing_back_that_was_said_since(
+    strict: Engine, ring: KeyRing
+) -> None:
+    run, approval = await asking(strict, approvers=("ana",))
+    gateway = Signer(ring.create("gateway", (ANYBODY,)))
+    said = Reassignment(approval=approval.id, digest=approval.digest, to=("bruno",), by="root", as_admin=True)
+    first = gateway.sign(run.id, said)
+    await strict.client.reassign(run.id, first)
+    assert (await strict.client.reassign(run.id, first)).repeated
+    await strict.client.reassign(run.id, gateway.sign(run.id, said.model_copy(update={"to": ("carl",)})))
+
+    with pytest.raises(ReassignmentRefused, match="counted before"):
+        await strict.client.reassign(run.id, first)
+
+    assert (await strict.client.approval(approval.id)).approvers == ["carl"]
+    await strict.client.reassign(run.id, gateway.sign(run.id, said))
+    assert (await strict.client.approval(approval.id)).approvers == ["bruno"]
+
+
+async def test_a_run_escalates_no_approval_of_another_one(engine: Engine) -> None:
+    _, theirs = await asking(engine, approvers=("ana",), expires_after=HOUR, on_expiry="escalate", escalate_to=("ann",))
+    own, _ = await asking(engine, approvers=("ann",), expires_after=HOUR, on_expiry="escalate", escalate_to=("eve",))
+    await engine.env.client.get_workflow_handle(own.id).terminate()
+    now = datetime.now(UTC)
+
+    with pytest.raises(WorkflowFailureError):
+        await ask_for(engine, ESCALATE, Escalate(run=own.id, approval=theirs.id, at=now, expires_at=now), id=own.id)
+
+    assert (await engine.client.approval(theirs.id)).approvers == ["ana"]
 
 
 async def test_the_effect_is_not_released_by_those_whom_a_revoked_key_named_until_an_administrator_names_some(

@@ -129,3 +129,15 @@ async def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> No
                 serving.kill()
 
     assert (result.is_error, code, told["anonymous"]) == (False, 0, True)
+
+
+def test_a_gateway_with_a_wrong_setting_says_which_and_never_shows_a_traceback(
+    project: Path, horarium: Horarium
+) -> None:
+    (project / "horarium.toml").write_text('[gateway]\nhots = ["horarium.example.com"]\n')
+
+    ended = horarium("gateway")
+
+    assert ended.exit_code == 2, ended.output
+    assert "hots" in ended.stderr
+    assert isinstance(ended.exception, SystemExit)

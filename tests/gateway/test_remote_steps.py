@@ -34,7 +34,7 @@ from horarium.protocol import CALL_TOOL, ToolStep
 from horarium.remote_journal import GatewayRefuses
 from horarium.serving import serve_tools
 from horarium.settings import Settings, TemporalSettings, ToolsSettings
-from horarium.step_protocol import CLAIMS, OUTPUTS, SETTLEMENTS, WORKERS
+from horarium.step_protocol import CLAIMS, OUTPUTS, SETTLEMENTS, TAKEOVERS, WORKERS
 from horarium.tools import ToolContext, tool
 from tests.gateway.conftest import of_gateway
 from tests.gateway.dropping import Network, network
@@ -322,9 +322,12 @@ class ForgedAsking:
         )
 
 
-async def pending_call(engine: Engine, elsewhere: Elsewhere) -> tuple[Run, dict[str, Any]]:
+async def pending_call(engine: Engine, elsewhere: Elsewhere, name: str = "glance") -> tuple[Run, dict[str, Any]]:
     """A run whose call waits for a worker, and what one would say that takes it."""
-    run = await engine.start(CLERK, asks(call("glance", what="the sea")), says("Seen."))
+    wanted = call("glance", what="the sea") if name == "glance" else call("pay", amount=7)
+    run = await engine.start(CLERK, asks(wanted), says("Seen."))
+    if name == "pay":
+        await approved(run)
     handle = engine.env.client.get_workflow_handle(run.id)
     async with asyncio.timeout(PATIENCE.total_seconds()):
         while True:
@@ -335,11 +338,11 @@ async def pending_call(engine: Engine, elsewhere: Elsewhere) -> tuple[Run, dict[
             if waiting:
                 break
             await asyncio.sleep(0.02)
-    (spec,) = [tool.spec for tool in tools_of(elsewhere.directory) if tool.name == "glance"]
+    (spec,) = [tool.spec for tool in tools_of(elsewhere.directory) if tool.name == name]
     return run, {
         "group": elsewhere.group,
         "run": run.id,
-        "number": 2,
+        "number": 2 if name == "glance" else 3,
         "attempt": secrets.token_hex(16),
         "workflow": run.id,
         "execution": described.run_id,
@@ -398,6 +401,36 @@ async def test_only_a_key_for_the_group_and_the_tenant_claims_and_only_what_the_
 
     async with elsewhere.worker(monkeypatch):
         assert (await engine.finish(run)).status == "completed"
+
+
+async def test_of_two_workers_whose_probes_said_that_it_did_not_happen_one_takes_it_over(
+    engine: Engine, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with elsewhere.worker(monkeypatch):
+        run = await engine.start(CLERK, asks(call("glance", what="x")), says())
+        assert (await engine.finish(run)).status == "completed"
+    run, said = await pending_call(engine, elsewhere, "pay")
+    died, one, other = [{**said, "attempt": secrets.token_hex(16)} for _ in range(3)]
+
+    headers = {"Authorization": f"Bearer {elsewhere.key}"}
+    async with httpx2.AsyncClient(base_url=elsewhere.served.url, timeout=20, headers=headers) as http:
+        assert (await http.post(CLAIMS, json=died)).json()["held"] is True
+        seen = [(await http.post(CLAIMS, json=attempt)).json() for attempt in (one, other)]
+        assert [(answer["held"], bool(answer["unclear"])) for answer in seen] == [(False, True)] * 2
+        assert seen[0]["holder"] == seen[1]["holder"]
+        taking = [{**attempt, "holder": answer["holder"]} for attempt, answer in zip((one, other), seen, strict=True)]
+
+        assert (await http.post(TAKEOVERS, json=taking[0])).json()["attempts"] == 2
+        assert (await http.post(TAKEOVERS, json=taking[0])).json()["attempts"] == 2  # its answer was lost
+        assert (await http.post(TAKEOVERS, json=taking[1])).status_code == 409
+
+        done = {"status": "completed", "output": "paid 7"}
+        assert (await http.post(SETTLEMENTS, json={**other, **done})).status_code != 200
+        assert (await http.post(SETTLEMENTS, json={**one, **done})).status_code == 200
+    async with elsewhere.worker(monkeypatch):
+        assert (await engine.finish(run)).status == "completed"
+    assert elsewhere.effects == []
+    assert (await made(run))["pay"].output == "paid 7"
 
 
 async def test_a_call_that_nobody_approved_is_not_released_by_a_workflow_that_says_so(

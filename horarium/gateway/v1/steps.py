@@ -155,6 +155,7 @@ async def claim(desk: TheDesk, said: Claiming) -> Claimed:
         attempts=begun.held.attempt if begun.held else 0,
         failures=begun.held.failures if begun.held else 0,
         unclear=begun.unclear,
+        holder=begun.holder,
         state=canonical(dict(begun.state)) if begun.state.writable else None,
     )
 
@@ -229,7 +230,7 @@ async def take_over(desk: TheDesk, said: TakingOver) -> Holding:
     record, token = await desk.held(said), said.token(desk.caller.tenant)
     if record.token == token and record.status == "claimed":
         return Holding(attempts=record.attempts, failures=record.failures)
-    held = await desk.steps.journal.take_over(_held(record, token).claim, token=token)
+    held = await desk.steps.journal.take_over(_held(record, token).claim, token=token, holder=said.holder)
     return Holding(attempts=held.attempt, failures=held.failures)
 
 
