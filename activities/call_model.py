@@ -43,7 +43,7 @@ from horarium.ids import idempotency_key, step_id
 from horarium.ledger.agents import ServedTool
 from horarium.ledger.answer_schemas import AnswerSchemas
 from horarium.ledger.database import Ledger
-from horarium.ledger.journal import Answered, Held, Journal, StepClaim, StepRecord
+from horarium.ledger.journal import Answered, Held, Journal, StepClaim, StepRecord, settled
 from horarium.ledger.runs import Runs
 from horarium.protocol import CALL_MODEL, NOTE_CHARS, Call, ModelReply, ModelStep
 from horarium.schemas import schema_problem
@@ -271,7 +271,7 @@ class ModelCaller:
             append=[] if empty else append,
             keep=True,
         )
-        return await self._reply(step, agent, record, offered)
+        return await self._reply(step, agent, settled(record), offered)
 
     async def _reply(
         self, step: ModelStep, agent: Agent, record: StepRecord, offered: Mapping[str, ServedTool]
@@ -394,5 +394,5 @@ def _malformed(step: ModelStep, turn: StoredTurn, finish: str) -> str | None:
 
 
 def _failed(record: StepRecord) -> ModelReply:
-    code = record.code or "model_error"
+    code = settled(record).code or "model_error"
     return ModelReply(status="failed", code=code, message=record.message, compact=code == ContextLengthExceeded.code)

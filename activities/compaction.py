@@ -27,7 +27,7 @@ from horarium.definitions import Agent
 from horarium.errors import ConfigError, ModelError, ModelRejected, ModelUnavailable, StepCrashes, ToolUnavailable
 from horarium.ids import idempotency_key
 from horarium.ledger.database import Ledger
-from horarium.ledger.journal import Held, Journal, StepClaim, StepRecord
+from horarium.ledger.journal import Held, Journal, StepClaim, StepRecord, settled
 from horarium.ledger.runs import Runs
 from horarium.ledger.summaries import SUMMARY_STEP, Summaries
 from horarium.protocol import COMPACT_THREAD, NOTE_CHARS, Compacted, CompactThread
@@ -246,6 +246,6 @@ def _told(record: StepRecord) -> Compacted:
     usage = Usage(
         input_tokens=record.input_tokens, output_tokens=record.output_tokens, cost_micro_usd=record.cost_micro_usd
     )
-    if record.status == "completed":
+    if settled(record).status == "completed":
         return Compacted(usage=usage, message=record.message)
     return Compacted(status="failed", usage=usage, code=record.code or "model_error", message=record.message)

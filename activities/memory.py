@@ -29,7 +29,7 @@ from horarium.errors import ConfigError, StepCrashes
 from horarium.foundry_memory import foundry_scope
 from horarium.ids import idempotency_key
 from horarium.ledger.database import Ledger
-from horarium.ledger.journal import Held, Journal, StepClaim, StepRecord
+from horarium.ledger.journal import Held, Journal, StepClaim, StepRecord, settled
 from horarium.ledger.memories import Memories
 from horarium.ledger.memory_lessons import Lessons, Teaching
 from horarium.ledger.memory_outbox import Delivery, DeliveryStatus
@@ -119,7 +119,7 @@ class MemoryWriter:
             output_tokens=record.output_tokens,
             cost_micro_usd=record.cost_micro_usd,
         )
-        report = await self._lessons.learned(record.run_id) or {}
+        report = await self._lessons.learned(settled(record).run_id) or {}
         return WrittenMemory(deliver=report.get("delivery") == "pending", usage=usage)
 
     async def _learn(self, run: RunRecord, agent: Agent, memory: Memory) -> dict[str, Any]:

@@ -164,6 +164,7 @@ class Opening:
             unserved_after=self._settings.tools.unserved_after,
             structured=structured,
             tells_runs=parent is None and bool(told_of_runs(self._settings, request.tenant)),
+            execution=agent.execution or self._worker.execution,
         )
         if asked is not None and called is not None:
             pending = (await self._direct.begin(run, thread, request, agent, called, asked),)

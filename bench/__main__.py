@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m bench",
         description="Measure Horarium's promises, steps against a bare Temporal workflow that does the same.",
         epilog="parts:\n"
-        + "\n".join(f"  {name:8}{_first_line(part)}" for name, part in PARTS.items())
+        + "\n".join(f"  {name:10}{_first_line(part)}" for name, part in PARTS.items())
         + "\n\nalso:\n  python -m bench cron    Cron lines against a real server: are there mismatches?"
         + "\n  python -m bench load    200 watchers and 100 starts a second over HTTP: how late, is anything lost?"
         + "\n  python -m bench search  Tool search: is the right tool among the five shown?"

@@ -17,7 +17,7 @@ from statistics import median
 from typing import TypeVar
 
 from bench.report import FRUGAL, Row
-from bench.rig import ACTS, LONGEST, Rig
+from bench.rig import ACTS, IN_SEGMENTS, LONGEST, TURNS, Rig
 from horarium.client import Run
 from horarium.contract import Decision
 from horarium.errors import Unreachable
@@ -41,12 +41,13 @@ class Effort:
     decisions: int = 500
     parked: int = 1_000
     rounds: int = 8
+    longest: int = 10_000  # turns
     settle: bool = True
 
     @classmethod
     def quick(cls) -> Effort:
         """Enough to see that all of it works."""
-        return cls(short=2, long=1, crowds=1, kills=1, decisions=10, parked=30, rounds=2, settle=False)
+        return cls(short=2, long=1, crowds=1, kills=1, decisions=10, parked=30, rounds=2, longest=1_000, settle=False)
 
 
 async def steps(rig: Rig, effort: Effort) -> list[Row]:
@@ -93,6 +94,50 @@ async def crowd(rig: Rig, effort: Effort) -> list[Row]:
         ours.append(await rate(rig.run))
         theirs.append(await rate(rig.bare))
     return [_compared("crowd", f"throughput, {CROWD} runs at once", "steps/s", ours, theirs, None)]
+
+
+async def segments(rig: Rig, effort: Effort) -> list[Row]:
+    """What a step costs when one activity makes many, beside one activity for each; and what is left behind."""
+    rows: list[Row] = []
+    for turns, repeats, bar in ((10, effort.short, None), (100, effort.long, 0.5), (1_000, effort.crowds, None)):
+        taken: dict[str, list[float]] = {"segments": [], "steps": []}
+        for _ in range(repeats):
+            taken["segments"].append(await _timed(rig.run(turns, agent=f"{TURNS[turns]}{IN_SEGMENTS}"), turns))
+            taken["steps"].append(await _timed(rig.run(turns), turns))
+        rows.append(_beside("a step", turns, taken))
+        if bar is not None:
+            rows.append(_alone("segments", f"a step, {turns} turns, absolute", "ms", taken["segments"], bar))
+    for turns in (5, 50):
+        rates: dict[str, list[float]] = {"segments": [], "steps": []}
+        for _ in range(effort.crowds):
+            for way, agent in (("segments", f"{TURNS[turns]}{IN_SEGMENTS}"), ("steps", TURNS[turns])):
+                began = time.monotonic()
+                await asyncio.gather(*(rig.run(turns, agent=agent) for _ in range(CROWD)))
+                rates[way].append(CROWD * (_steps(turns) if turns > 5 else 1) / (time.monotonic() - began))
+        unit = "steps/s" if turns > 5 else "runs/s"
+        rows.append(_beside(f"{CROWD} runs at once", turns, rates, unit))
+    began = time.monotonic()
+    run = await rig.run(effort.longest, agent=f"{TURNS[effort.longest]}{IN_SEGMENTS}")
+    rows.append(_alone("segments", f"a run of {effort.longest:,} turns", "s", [time.monotonic() - began], 20))
+    rows.append(_shown("segments", "its history, the whole chain", "bytes", await rig.history_bytes(run)))
+    kills = [await _killed_in_mid_step(rig, IN_SEGMENTS) for _ in range(effort.kills)]
+    rows.append(_alone("segments", "kill -9 in mid-step → next step", "s", kills, 2.5))
+    kills = [await _killed_at_random(rig, IN_SEGMENTS) for _ in range(effort.kills)]
+    rows.append(_alone("segments", "kill -9 at a random moment → next step", "s", kills, 2.5))
+    return rows
+
+
+def _beside(measure: str, turns: int, taken: dict[str, list[float]], unit: str = "ms") -> Row:
+    return Row(
+        part="segments",
+        measure=f"{measure}, {turns:,} turns",
+        unit=unit,
+        horarium=median(taken["segments"]),
+        against="steps",
+        other=median(taken["steps"]),
+        samples=tuple(taken["segments"]),
+        other_samples=tuple(taken["steps"]),
+    )
 
 
 async def tools(rig: Rig, effort: Effort) -> list[Row]:
@@ -224,6 +269,7 @@ PARTS: dict[str, Callable[[Rig, Effort], Awaitable[list[Row]]]] = {
     "parked": parked,
     "kill": kill,
     "long": long,
+    "segments": segments,
 }
 
 
@@ -306,9 +352,9 @@ async def _weighed(rig: Rig, effort: Effort) -> int:
     return rig.stored_bytes()
 
 
-async def _killed_in_mid_step(rig: Rig) -> float:
+async def _killed_in_mid_step(rig: Rig, suffix: str = "") -> float:
     began = time.monotonic()
-    run = await rig.start("dawdle")
+    run = await rig.start(f"dawdle{suffix}")
     await rig.next_start(began)
     await asyncio.sleep(random.uniform(0.1, 1.5))
     killed = _kill(rig)
@@ -317,8 +363,8 @@ async def _killed_in_mid_step(rig: Rig) -> float:
     return taken
 
 
-async def _killed_between_steps(rig: Rig) -> float:
-    run = await rig.start("act")
+async def _killed_between_steps(rig: Rig, suffix: str = "") -> float:
+    run = await rig.start(f"act{suffix}")
     approval = await rig.pending(run)
     killed = _kill(rig)
     await run.approve(approval, by="bench")
@@ -327,9 +373,9 @@ async def _killed_between_steps(rig: Rig) -> float:
     return taken
 
 
-async def _killed_at_random(rig: Rig) -> float:
+async def _killed_at_random(rig: Rig, suffix: str = "") -> float:
     began = time.monotonic()
-    run = await rig.start("tick")
+    run = await rig.start(f"tick{suffix}")
     await rig.next_start(began)
     await asyncio.sleep(random.uniform(0.1, 1.5))
     killed = _kill(rig)

@@ -25,6 +25,7 @@ from temporalio.client import WorkflowExecutionStatus
 from bench.bare import KILOBYTE, QUEUE, BareLoop, Loop
 from horarium.client import Run
 from horarium.contract import Approval
+from horarium.definition import Execution
 from horarium.ids import split_step_id
 from horarium.settings import SETTINGS_FILE, STATE_DIR
 from tests.support.stack import Stack, running_stack, until
@@ -38,7 +39,8 @@ ACTS = 101  # calls that one run of `acts` asks for
 LOOKS = 10  # at memory, in half a second
 STILL = 100_000  # bytes between them, of a worker that does nothing
 
-TURNS = {10: "ten", 100: "hundred", 1_000: "thousand"}
+TURNS = {5: "five", 10: "ten", 50: "fifty", 100: "hundred", 1_000: "thousand", 10_000: "myriad"}
+IN_SEGMENTS = "-segments"  # after the name of an agent: the same, carried out in segments
 
 
 class Rig:
@@ -176,9 +178,11 @@ async def running_rig(directory: Path) -> AsyncIterator[Rig]:
     scripts |= {"dawdle.yaml": script(1, "dawdle"), "act.yaml": script(1, "act"), "acts.yaml": script(ACTS, "act")}
     tools = {"apart": "read_apart", "tick": "tick", "dawdle": "dawdle", "act": "act", "acts": "act"}
     names = [file.removesuffix(".yaml") for file in scripts]
+    agents = {name: _agent(name, tools.get(name, "read")) for name in names}
+    agents |= {f"{name}{IN_SEGMENTS}": _agent(name, tools.get(name, "read"), execution="segments") for name in names}
     async with running_stack(
         directory,
-        agents={name: _agent(name, tools.get(name, "read")) for name in names},
+        agents=agents,
         tools_source=(Path(__file__).parent / "project_tools.py").read_text("utf-8"),
         scripts=scripts,
     ) as stack:
@@ -201,6 +205,7 @@ def script(turns: int, tool: str) -> str:
     return json.dumps({"generate": turn})
 
 
-def _agent(name: str, tool: str) -> str:
+def _agent(script: str, tool: str, *, execution: Execution = "steps") -> str:
+    name = script if execution == "steps" else f"{script}{IN_SEGMENTS}"
     limits = "limits: {max_turns: 100000, wall_time: 3h}"
-    return f"name: {name}\nmodel: scripted:scripts/{name}.yaml\ntools: [{tool}]\n{limits}\n"
+    return f"name: {name}\nmodel: scripted:scripts/{script}.yaml\ntools: [{tool}]\n{limits}\nexecution: {execution}\n"

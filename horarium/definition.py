@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from horarium.durations import duration
 
 Duration = Annotated[timedelta, BeforeValidator(duration)]
+Execution = Literal["steps", "segments"]
 
 
 class Definition(BaseModel):

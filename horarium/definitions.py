@@ -16,7 +16,7 @@ from jsonschema.exceptions import SchemaError
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from horarium.content import canonical, digest
-from horarium.definition import Definition, Duration, a_name
+from horarium.definition import Definition, Duration, Execution, a_name
 from horarium.mcpservers import Label, McpServer
 from horarium.memories import MemoryKind
 from horarium.people import is_among
@@ -380,6 +380,12 @@ class Agent(Definition):
         description="When a tool broke for good: tell the model, fail the run, or hold it for a person. "
         "A model that failed for good fails the run, or holds it.",
     )
+    execution: Execution | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="steps: each call is an activity in Temporal; segments: many of them in one, which is faster. "
+        "None: as `[worker] execution` says.",
+    )
     metadata: dict[str, str] = Field(default={}, description="Yours.")
     # Left out of the digest where there is none, as new limits are.
     input_schema: Annotated[dict[str, Any], AfterValidator(a_schema)] | None = Field(
@@ -409,6 +415,7 @@ class Agent(Definition):
         approvals: tuple[ApprovalRule, ...] | list[ApprovalRule] = (),
         settings: ModelSettings | None = None,
         on_step_failure: OnStepFailure = "tell",
+        execution: Execution | None = None,
         metadata: dict[str, str] | None = None,
         input_schema: dict[str, Any] | None = None,
         output_schema: dict[str, Any] | None = None,
@@ -430,6 +437,7 @@ class Agent(Definition):
                 "approvals": tuple(approvals),
                 "settings": settings or ModelSettings(),
                 "on_step_failure": on_step_failure,
+                "execution": execution,
                 "metadata": metadata or {},
                 "input_schema": input_schema,
                 "output_schema": output_schema,

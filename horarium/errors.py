@@ -18,6 +18,7 @@ HorariumError               code, a sentence, and what to do next
 │   └── ModelAuthFailed     the credential was not accepted: not tried again
 ├── StepBlocked             a claim that must not go on: OutcomeUnknown, StepCrashes, NotApproved,
 │                           ProofInvalid
+├── StepTaken               another attempt performs it by now: this one gives up
 ├── WorkspaceError          a file that leads out of its workspace, is too large, or is not there
 ├── ToolNotReached          nothing was done, because whatever does it could not be reached: tried again
 └── ToolError               a tool says: not done, tell the model why
@@ -265,6 +266,12 @@ class OutcomeUnknown(StepBlocked):
         error = cls(message)
         error.holder = holder
         return error
+
+
+class StepTaken(HorariumError):
+    """Another attempt has the step by now; whoever finds that out gives up its own."""
+
+    code = "step_taken"
 
 
 class StepCrashes(StepBlocked):

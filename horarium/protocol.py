@@ -7,11 +7,12 @@ times a turn. The content is in the ledger, under the step's id.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from horarium.contract import Decision, Reassignment, Resolution, RunRequest, Usage
+from horarium.definition import Execution
 from horarium.definitions import Limits, OnStepFailure, RememberRule
 from horarium.tools import Effect
 
@@ -44,6 +45,7 @@ SETTLE_HANDOFF = "settle_handoff"
 BEGIN_FUNCTION = "begin_function"
 TAKE_OUTPUTS = "take_tool_outputs"
 SETTLE_FUNCTION = "settle_function"
+RUN_SEGMENT = "run_segment"
 
 TOOLS_NOT_DISCOVERED = "tools_not_discovered"  # error code of `open_run`: discover them, then open again
 
@@ -166,6 +168,7 @@ class RunPlan(Payload):
         default=False, description="The final answer has to fit a schema, which the ledger has with the run."
     )
     tells_runs: bool = Field(default=False, description="Programs are told when the run waits.")
+    execution: Execution = Field(default="steps", description="Each step an activity, or many of them in one.")
 
 
 class DiscoverTools(Payload):
@@ -186,6 +189,27 @@ class WorkerFound(Payload):
     """Result of `find_worker`."""
 
     queue: str | None = Field(description="None: the engine's own.")
+
+
+class Segment(Payload):
+    """Argument of `run_segment`: the run's plan, the machine's state and the commands to begin with."""
+
+    run: str
+    tenant: str
+    carried: list[dict[str, Any]] | str
+    stop: bool = Field(
+        default=False, description="The run was cancelled: settle what an attempt before has begun, and nothing more."
+    )
+
+
+class SegmentDone(Payload):
+    """Result of `run_segment`: the machine's state, and the commands that it has not begun."""
+
+    carried: list[dict[str, Any]] | str
+    messages: tuple[str, ...] = Field(default=(), description="Of those that were sent meanwhile, what it has taken.")
+    final: ModelReply | None = Field(
+        default=None, description="The turn that would end the run, not handled yet: a message may have come before it."
+    )
 
 
 class Recall(Payload):

@@ -256,15 +256,21 @@ class _Translated(ActivityInboundInterceptor):
         try:
             _refuse_strangers(input)
             return await super().execute_activity(input)
-        except HorariumError as error:
-            final = isinstance(error, FINAL)
-            raise ApplicationError(redact(str(error)), type=error.code, non_retryable=final) from None
         except (ApplicationError, asyncio.CancelledError):
             raise
         except Exception as error:
-            # Causes and stacks go into the history too; the log has them, without what must not be stored.
-            log.exception("activity.broke", activity=input.fn.__name__)
-            raise ApplicationError(redact(f"{type(error).__name__}: {error}"), type="internal") from None
+            raise translated(error, input.fn.__name__) from None
+
+
+def translated(error: Exception, what: str) -> ApplicationError:
+    """An error as Temporal is given it: its code, words without secrets, and whether another attempt is worth it."""
+    if isinstance(error, ApplicationError):
+        return error
+    if isinstance(error, HorariumError):
+        return ApplicationError(redact(str(error)), type=error.code, non_retryable=isinstance(error, FINAL))
+    # Causes and stacks go into the history too; the log has them, without what must not be stored.
+    log.error("activity.broke", activity=what, exc_info=error)
+    return ApplicationError(redact(f"{type(error).__name__}: {error}"), type="internal")
 
 
 def _refuse_strangers(input: ExecuteActivityInput) -> None:

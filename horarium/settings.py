@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from horarium.definition import Duration, a_name
+from horarium.definition import Duration, Execution, a_name
 from horarium.errors import ConfigError
 from horarium.people import plain
 from horarium.problems import explain
@@ -123,6 +123,19 @@ class WorkerSettings(Section):
     grace: Duration = Field(default=timedelta(seconds=8), description="To finish what is in flight on SIGTERM.")
     continue_as_new_after: int = Field(
         default=250, ge=1, description="Steps. A short history is read again in no time by whoever takes a run over."
+    )
+    execution: Execution = Field(
+        default="steps",
+        description="Of agents that do not say it themselves. steps: each call is an activity in Temporal's own UI; "
+        "segments: one activity makes many of them, which is faster and leaves a short history.",
+    )
+    segment_steps: int = Field(
+        default=200,
+        ge=1,
+        description="After so many steps, and at `continue_as_new_after`, a segment ends and the next begins.",
+    )
+    segment_time: Duration = Field(
+        default=timedelta(seconds=60), gt=timedelta(0), description="The same, by time; a step in flight is waited for."
     )
 
 

@@ -24,7 +24,7 @@ from horarium.errors import (
     ToolError,
 )
 from horarium.ledger.database import Ledger
-from horarium.ledger.journal import ApprovalRecorded, Held, Journal, StepClaim, StepRecord, output_digest
+from horarium.ledger.journal import ApprovalRecorded, Held, Journal, StepClaim, StepRecord, output_digest, settled
 from horarium.ledger.ticks import Ticks
 from horarium.proof import KeyRing
 from horarium.protocol import NOTE_CHARS, ToolOutcome, ToolStep
@@ -251,8 +251,12 @@ class LedgerCall:
 
 
 def outcome_of(record: StepRecord) -> ToolOutcome:
-    """What the workflow is told of a settled (or unknown) tool step."""
-    status = record.status
+    """What the workflow is told of a settled (or unknown) tool step.
+
+    Raises:
+        StepTaken: Another attempt has it by now.
+    """
+    status = settled(record).status
     if status not in ("completed", "failed", "unknown", "cancelled", "rejected", "skipped"):
         raise HorariumError(f"Step {record.run_id}/{record.number:04d} is {status}, not settled.")
     return ToolOutcome(

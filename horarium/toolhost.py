@@ -14,8 +14,10 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from temporalio import activity
@@ -38,11 +40,32 @@ MOST_RETRY = timedelta(minutes=1)
 STOP_PATIENCE = timedelta(seconds=15)  # for a tool that was asked to stop and goes on
 
 
+@dataclass(slots=True)
+class PartOfSegment:
+    """What a step needs to know that is one of many in an activity; `stopped`: by the run, and not by the worker."""
+
+    stopped: bool = False
+
+
+PART: ContextVar[PartOfSegment | None] = ContextVar("part_of_segment", default=None)
+
+
+def why_stopped() -> Literal["cancelled", "leaving"] | None:
+    """Why a step was cancelled: its run wants it to end, or its worker does. None: it only took too long."""
+    part, details = PART.get(), activity.cancellation_details()
+    if (part is not None and part.stopped) or (details is not None and details.cancel_requested):
+        return "cancelled"
+    return "leaving" if details is not None and details.worker_shutdown else None
+
+
 @asynccontextmanager
-async def heartbeating() -> AsyncIterator[None]:
+async def heartbeating(times: float = 4) -> AsyncIterator[None]:
     """Tell Temporal that this attempt lives, a few times within each heartbeat timeout."""
+    if PART.get() is not None:  # the segment does
+        yield
+        return
     timeout = activity.info().heartbeat_timeout
-    every = (timeout / 4).total_seconds() if timeout else 1.0
+    every = (timeout / times).total_seconds() if timeout else 1.0
 
     async def beat() -> None:
         while True:
@@ -196,12 +219,10 @@ class ToolHost:
             try:
                 return await asyncio.shield(attempt.task)
             except asyncio.CancelledError:
-                details = activity.cancellation_details()
-                cancelled = details is not None and details.cancel_requested
-                leaving = details is not None and details.worker_shutdown
-                if not cancelled and not leaving:
+                why = why_stopped()
+                if why is None:
                     raise  # timed out: the next attempt joins this one, or claims again
-                return await attempt.stop(leaving=not cancelled)
+                return await attempt.stop(leaving=why == "leaving")
 
 
 class _Attempt:

@@ -40,6 +40,7 @@ from horarium.ledger.agents import Agents
 from horarium.ledger.database import Ledger
 from horarium.project import AgentFiles, Project
 from horarium.proof import KeyRing
+from horarium.protocol import CALL_MODEL, CALL_TOOL, COMPACT_THREAD, RECALL_MEMORY
 from horarium.serving import make_worker, present
 from horarium.settings import Settings
 from horarium.stepping import LedgerSteps
@@ -51,6 +52,7 @@ from schedules.orders import Orders
 from schedules.watch import Watch
 from schedules.watch_schedule import keep_watch
 from workers.alignment import AlignedRunner
+from workers.segments import Segments
 from workflows.agent_run import AgentRun
 from workflows.memory_delivery import MemoryDelivery
 from workflows.routine_alert import RoutineAlert
@@ -111,16 +113,20 @@ async def serve_engine(
     discovery = Discovery(ledger, [mcp, toolboxes, handoffs], files)
     recalling, deliverer = Recalling(ledger, catalog, settings), MemoryDeliverer(ledger, settings)
     keeper = TickKeeper(ledger, temporal, settings, files)
+    steps: dict[str, Callable[..., Any]] = {
+        CALL_MODEL: ModelCaller(ledger, models, catalog, finding).call_model,
+        CALL_TOOL: tools.call_tool,
+        RECALL_MEMORY: recalling.recall_memory,
+        COMPACT_THREAD: Compaction(ledger, models, catalog).compact_thread,
+    }
     activities: list[Callable[..., Any]] = [
-        ModelCaller(ledger, models, catalog, finding).call_model,
+        *steps.values(),
+        Segments(ledger, steps, settings.worker).run_segment,
         MemoryWriter(ledger, models, catalog, settings).write_memory,
-        recalling.recall_memory,
         deliverer.deliver_memories,
-        Compaction(ledger, models, catalog).compact_thread,
         handoffs.begin_handoff,
         handoffs.settle_handoff,
         *_of_functions(FunctionSteps(ledger, settings)),
-        tools.call_tool,
         Notifier(ledger, settings).notify,
         Whereabouts(ledger).find_worker,
         Alerter(ledger, settings, next_fire).send_alert,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
@@ -79,6 +79,7 @@ with workflow.unsafe.imports_passed_through():
         Escalated,
         Event,
         MessageQueued,
+        ModelReplied,
         OutputSubmitted,
         Refused,
         Resolved,
@@ -95,7 +96,8 @@ with workflow.unsafe.imports_passed_through():
         MachineState,
     )
     from workflows.packing import packed, unpacked
-    from workflows.steps import RETRY, Steps, local, written
+    from workflows.segment import in_done, is_step_of_ours
+    from workflows.steps import NO_TIME, RETRY, Steps, local, written
 
 AGENT = SearchAttributeKey.for_keyword(contract.SEARCH_AGENT)
 STATUS = SearchAttributeKey.for_keyword(contract.SEARCH_STATUS)
@@ -106,6 +108,8 @@ DISCOVERY_TIMEOUT = timedelta(minutes=2)
 KEPT_REFUSALS = 10
 KEPT_RESOLUTIONS = 50
 CARRIED_STEPS = 50
+ASIDES = -1_000_000  # from here downwards: what runs beside the steps has numbers too
+EVENTS_OF_A_STEP = 3  # of Temporal's history, at least, when each is an activity
 TOLD_WAITS = 20  # of a sub-agent's run, to its parent
 
 T = TypeVar("T")
@@ -125,10 +129,11 @@ class AgentRun:
         self._events: deque[Event] = deque()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._messages = 0
+        self._taken: set[str] = set()
         self._refused: deque[str] = deque(maxlen=KEPT_REFUSALS)
         self._handed_over_at = 0
         self._asides: set[int] = set()
-        self._aside_number = -1_000_000
+        self._aside_number = ASIDES
         self._timer: asyncio.Task[None] | None = None
         self._deadline: tuple[datetime, asyncio.Task[None]] | None = None
         self._resolved: dict[str, Resolution] = {}
@@ -573,14 +578,19 @@ class AgentRun:
         return ApplicationError(message, result, type=code, non_retryable=True)
 
     async def _drive(self, machine: Machine, commands: list[Command]) -> None:
+        waits: dict[int, timedelta] = {}
         while True:
             self._show_status(machine)
             # What runs beside the steps begins first: a hand-over commands only the steps again.
             commands = [command for command in commands if not self._begin_aside(command)]
-            if self._should_hand_over(machine):
+            if not waits and self._should_hand_over(machine):
                 await self._hand_over(machine)
+            if not waits and self._fits_a_segment(machine, commands):
+                commands, waits = await self._segment(machine, commands)
+                continue
             for command in commands:
-                self._begin(command)
+                self._begin(command, waits)
+            waits = {}
             try:
                 await asyncio.sleep(0)  # let each take its first step: a task that is stopped before it never says so
             except asyncio.CancelledError:
@@ -601,9 +611,48 @@ class AgentRun:
                 commands = self._break_off(machine, self._broken)
                 continue
             event = next_event(self._events)
-            commands = machine.handle(event, workflow.now())
+            commands = self._handled(machine, event)
             if isinstance(event, Decided):
                 self._count(machine, event)
+
+    def _handled(self, machine: Machine, event: Event) -> list[Command]:
+        if isinstance(event, MessageQueued) and event.ref in self._taken:
+            return []  # a segment has given it to the machine
+        return machine.handle(event, workflow.now())
+
+    def _fits_a_segment(self, machine: Machine, commands: list[Command]) -> bool:
+        """Whether these commands, and what follows from them, can go on without the workflow for a while."""
+        if machine.plan.execution != "segments" or not commands or not all(map(is_step_of_ours, commands)):
+            return False
+        busy = any(number > ASIDES for number in self._tasks) or bool(self._events)
+        # Whoever is asked something is answered at once, also while other calls are being made.
+        waiting = any(call.phase not in ("running", "settled") for call in machine.state.calls)
+        return not (busy or waiting or machine.state.ending is not None or self._broken is not None)
+
+    async def _segment(self, machine: Machine, commands: list[Command]) -> tuple[list[Command], dict[int, timedelta]]:
+        """Have a segment of the run carried out; what it has not begun, and how long that has to wait.
+
+        What happens meanwhile is handled afterwards; a cancellation ends it.
+        """
+        segment = asyncio.create_task(self._steps.segment(commands))
+        while not segment.done():
+            try:
+                await asyncio.shield(segment)
+            except asyncio.CancelledError:
+                self._events.append(CancelRequested())
+                segment.cancel()
+            except FailureError:
+                break
+        try:
+            done = segment.result()
+        except FailureError as error:
+            return machine.broke(code_of(error), words_of(error)), {}
+        machine.state, left = in_done(done)
+        self._taken.update(done.messages)
+        if done.final is not None:
+            self._events.append(ModelReplied(machine.state.model_number, done.final))
+        waits = {item.command.number: item.wait for item in left if is_step_of_ours(item.command) and item.wait}
+        return [item.command for item in left], waits
 
     def _count(self, machine: Machine, event: Decided) -> None:
         """Let whoever decided know whether it counted: the run may have ended in the same moment."""
@@ -650,12 +699,12 @@ class AgentRun:
         self._asides.add(number)
         self._spawn(number, until_done())
 
-    def _begin(self, command: Command) -> None:
+    def _begin(self, command: Command, waits: Mapping[int, timedelta]) -> None:
         match command:
             case CallModel():
-                self._spawn(command.number, self._steps.call_model(command))
+                self._spawn(command.number, self._steps.call_model(command, waits.get(command.number, NO_TIME)))
             case CallTool():
-                self._spawn(command.number, self._steps.call_tool(command))
+                self._spawn(command.number, self._steps.call_tool(command, waits.get(command.number, NO_TIME)))
             case HandOff():
                 self._spawn(command.number, self._steps.hand_off(command))
             case BeginFunction():
@@ -665,7 +714,7 @@ class AgentRun:
             case Recall():
                 self._spawn(command.number, self._steps.recall(command))
             case Compact():
-                self._spawn(command.number, self._steps.compact(command))
+                self._spawn(command.number, self._steps.compact(command, waits.get(command.number, NO_TIME)))
             case AskPeople():
                 self._spawn(-command.requests[0].number, self._ask(command))
             case SettleApprovals():
@@ -881,7 +930,10 @@ class AgentRun:
             return False
         done = machine.state.next_number - self._handed_over_at
         wanted = machine.plan.continue_as_new_after
-        return workflow.info().is_continue_as_new_suggested() or (wanted is not None and done >= wanted)
+        due = wanted is not None and done >= wanted
+        if due and wanted is not None and machine.plan.execution == "segments":  # many steps leave few events there
+            due = workflow.info().get_current_history_length() >= EVENTS_OF_A_STEP * wanted
+        return workflow.info().is_continue_as_new_suggested() or due
 
     async def _hand_over(self, machine: Machine) -> None:
         # A handler may still be in the middle; continuing as new now would drop what it brings.
@@ -894,7 +946,7 @@ class AgentRun:
         while self._events:
             if not isinstance(self._events[0], MessageQueued):
                 return  # what it leads to comes first; the next step hands over
-            machine.handle(self._events.popleft(), workflow.now())
+            self._handled(machine, self._events.popleft())
         calls = [
             call.model_copy(update={"call": call.call.model_copy(update={"preview": ""})})  # the question has it
             for call in machine.state.calls
@@ -1032,7 +1084,7 @@ class AgentRun:
         async def mark() -> None:
             await local(protocol.MARK_RUN, protocol.MarkRun(run=self._run, status=status), type(None))
 
-        number = -1_000_000
+        number = ASIDES
         previous = self._tasks.get(number)
 
         async def in_order() -> None:

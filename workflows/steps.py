@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -18,29 +18,23 @@ from temporalio.exceptions import ActivityError, FailureError, WorkflowAlreadySt
 with workflow.unsafe.imports_passed_through():
     from horarium import contract, protocol
     from horarium.contract import RunRequest
-    from horarium.protocol import ModelReply, RunPlan, ToolOutcome
+    from horarium.protocol import RunPlan, ToolOutcome
     from workflows.commands import (
         BeginFunction,
         CallModel,
         CallTool,
+        Command,
         Compact,
         HandOff,
         Recall,
         Remember,
         SettleFunction,
     )
-    from workflows.events import (
-        Compacted,
-        Event,
-        FunctionBegun,
-        ModelReplied,
-        Recalled,
-        Remembered,
-        ToolSettled,
-        ToolUnserved,
-    )
+    from workflows.events import Event, FunctionBegun, ToolSettled, ToolUnserved
     from workflows.failures import ask_to_end, code_of, nobody_took_it, to_the_end, words_of
     from workflows.machine import Machine
+    from workflows.payloads import Step, errand, failed, not_begun, returned
+    from workflows.segment import to_segment
 
 # Steps count their own failures in the ledger; what Temporal retries here are dead workers and
 # away databases, so the first retry comes at once and they never give up.
@@ -52,10 +46,8 @@ LOCAL_TIMEOUT = timedelta(seconds=20)
 WRITE_TIMEOUT = timedelta(minutes=5)
 TASK_TIMEOUT = timedelta(seconds=2)  # of a sub-agent's run: when its worker dies, this is how long nobody else gets it
 STOP_PATIENCE = timedelta(seconds=10)  # with a sub-agent's run that was asked to end, before it is asked again
-RECALL_PATIENCE = timedelta(minutes=1)  # a store that is away keeps no run from beginning
-# What is asked of models one after the other inside of one activity; each has the time of a turn.
-MOST_PIECES = 12  # of a conversation that is summarised
-FINDING_AND_JUDGING = 2
+SEGMENT_MOST = timedelta(days=1)  # each step in it has its own time, and a dead worker is noticed by its silence
+NO_TIME = timedelta(0)
 UNSERVED_MOST = timedelta(hours=1)  # between two looks whether a tool worker has taken a call
 
 T = TypeVar("T")
@@ -115,96 +107,67 @@ class Steps:
     def _plan(self) -> RunPlan:
         return self._opened().plan
 
-    async def call_model(self, command: CallModel) -> None:
-        """Ask the model for its next turn."""
-        plan = self._plan
-        step = protocol.ModelStep(
-            run=self._run,
-            thread=plan.thread,
-            agent=plan.agent,
-            version=plan.version,
-            tenant=self._tenant,
-            number=command.number,
-            answered=command.answered,
-            messages=command.messages,
-            note=command.note,
-            offer=command.offer,
-            closing=command.closing,
-            required=command.required,
-            max_calls=plan.limits.max_calls_per_turn,
-            permit=command.permit,
-            recalled=command.recalled,
-            compacted=command.compacted,
-            structured=plan.structured,
-        )
+    async def call_model(self, command: CallModel, wait: timedelta = NO_TIME) -> None:
+        """Ask the model for its next turn; `wait`: not before so long, as its provider wants it."""
+        await self._stoppable(command, wait, turn=self._opened().state.turns + 1)
+
+    async def call_tool(self, command: CallTool, wait: timedelta = NO_TIME) -> None:
+        """Perform one call."""
         try:
-            reply: ModelReply = await workflow.execute_activity(
-                protocol.CALL_MODEL,
-                step,
-                result_type=ModelReply,
-                start_to_close_timeout=plan.model_timeout,
-                heartbeat_timeout=plan.heartbeat_timeout,
+            await _later(wait)
+            event = returned(command, await self._called(command))
+        except ActivityError as error:
+            event = _came_to(command, error)
+        except asyncio.CancelledError:  # stopped in the moment it was begun: the activity was never sent
+            event = not_begun(command)
+        self._happened(event)
+
+    async def _stoppable(self, command: CallModel | Compact, wait: timedelta, *, turn: int = 0) -> None:
+        work = errand(self._plan, self._tenant, command, turn=turn)
+        try:
+            await _later(wait)
+            result = await workflow.execute_activity(
+                work.activity,
+                work.argument,
+                result_type=work.result_type,
+                start_to_close_timeout=work.timeout,
+                heartbeat_timeout=self._plan.heartbeat_timeout,
                 retry_policy=RETRY,
                 cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-                summary=f"turn {self._opened().state.turns + 1}",
+                summary=work.summary,
             )
+            event = returned(command, result)
         except ActivityError as error:
-            reply = ModelReply(status="failed", code=code_of(error), message=words_of(error))
-        except asyncio.CancelledError:  # stopped in the moment it was begun: the activity was never sent
-            reply = ModelReply(status="failed", code="cancelled", message="The model was not asked.")
-        self._happened(ModelReplied(command.number, reply))
-
-    async def call_tool(self, command: CallTool) -> None:
-        """Perform one call."""
-        plan, call = self._plan, command.call
-        step = protocol.ToolStep(
-            run=self._run,
-            thread=plan.thread,
-            agent=plan.agent,
-            tenant=self._tenant,
-            number=command.number,
-            call=call,
-            approval=command.approval,
-            ballots=command.ballots,
-            permit=command.permit,
-            again=command.again,
-        )
-        try:
-            outcome = await self._called(command.number, step)
-        except ActivityError as error:
-            cancelled = is_cancelled_exception(error)
-            outcome = ToolOutcome(
-                status="cancelled" if cancelled else "failed", code=code_of(error), message=words_of(error)
-            )
+            event = _came_to(command, error)
         except asyncio.CancelledError:
-            outcome = ToolOutcome(status="cancelled", code="cancelled", message="The call was not begun.")
-        self._happened(ToolSettled(command.number, outcome))
+            event = not_begun(command)
+        self._happened(event)
 
-    async def _called(self, number: int, step: protocol.ToolStep) -> ToolOutcome:
+    async def _called(self, command: CallTool) -> ToolOutcome:
         """Perform a call on the queue of whoever serves it, and say so while nobody does."""
-        plan, call = self._plan, step.call
+        plan, call = self._plan, command.call
+        work = errand(plan, self._tenant, command)
         queue = call.queue
         patience = plan.unserved_after if queue is not None else None
         while True:
             try:
                 outcome: ToolOutcome = await workflow.execute_activity(
-                    protocol.CALL_TOOL,
-                    step,
+                    work.activity,
+                    work.argument,
                     result_type=ToolOutcome,
                     task_queue=queue,
-                    # The tool's own timeout is kept by the activity, which can say what became of the call.
-                    start_to_close_timeout=call.timeout + timedelta(seconds=30),
+                    start_to_close_timeout=work.timeout,
                     schedule_to_start_timeout=patience,
                     heartbeat_timeout=plan.heartbeat_timeout,
                     retry_policy=RETRY,
                     cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-                    summary=call.tool,
+                    summary=work.summary,
                 )
                 return outcome
             except ActivityError as error:
                 if patience is None or not nobody_took_it(error):
                     raise
-                self._happened(ToolUnserved(number))
+                self._happened(ToolUnserved(command.number))
                 patience = min(patience * 2, UNSERVED_MOST)
                 # Its workers may have gone for good, and those of another group serve it by now.
                 asked = protocol.FindWorker(run=self._run, tool=call.tool)
@@ -319,86 +282,76 @@ class Steps:
 
     async def recall(self, command: Recall) -> None:
         """Look up what is remembered; a store that is away is done without."""
-        plan = self._plan
-        recalling = protocol.Recall(
-            run=self._run,
-            thread=plan.thread,
-            agent=plan.agent,
-            version=plan.version,
-            tenant=self._tenant,
-            number=command.number,
-        )
+        work = errand(self._plan, self._tenant, command)
         try:
             recalled: protocol.Recalled = await workflow.execute_activity(
-                protocol.RECALL_MEMORY,
-                recalling,
+                work.activity,
+                work.argument,
                 result_type=protocol.Recalled,
-                start_to_close_timeout=RECALL_PATIENCE,
-                schedule_to_close_timeout=RECALL_PATIENCE,
-                heartbeat_timeout=plan.heartbeat_timeout,
+                start_to_close_timeout=work.timeout,
+                schedule_to_close_timeout=work.within,
+                heartbeat_timeout=self._plan.heartbeat_timeout,
                 retry_policy=RETRY,
-                summary="recall",
+                summary=work.summary,
             )
-            ok = recalled.status == "completed"
+            event = returned(command, recalled)
         except (ActivityError, asyncio.CancelledError):
-            ok = False
-        self._happened(Recalled(command.number, ok))
+            event = not_begun(command)
+        self._happened(event)
 
-    async def compact(self, command: Compact) -> None:
+    async def compact(self, command: Compact, wait: timedelta = NO_TIME) -> None:
         """Have the older part of the conversation summarised."""
-        plan = self._plan
-        compacting = protocol.CompactThread(
-            run=self._run,
-            thread=plan.thread,
-            agent=plan.agent,
-            version=plan.version,
-            tenant=self._tenant,
-            number=command.number,
-        )
-        try:
-            result: protocol.Compacted = await workflow.execute_activity(
-                protocol.COMPACT_THREAD,
-                compacting,
-                result_type=protocol.Compacted,
-                start_to_close_timeout=MOST_PIECES * plan.model_timeout,
-                heartbeat_timeout=plan.heartbeat_timeout,
-                retry_policy=RETRY,
-                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-                summary="summary",
-            )
-        except ActivityError as error:
-            result = protocol.Compacted(status="failed", code=code_of(error), message=words_of(error))
-        except asyncio.CancelledError:
-            result = protocol.Compacted(status="failed", code="cancelled", message="The model was not asked.")
-        self._happened(Compacted(command.number, result))
+        await self._stoppable(command, wait)
 
     async def remember(self, command: Remember) -> None:
         """Leave what the run taught."""
-        plan = self._plan
-        ok = True
-        written: protocol.WrittenMemory | None = None
+        work = errand(self._plan, self._tenant, command)
         try:
-            written = await workflow.execute_activity(
-                protocol.WRITE_MEMORY,
-                protocol.WriteMemory(
-                    run=self._run,
-                    agent=plan.agent,
-                    version=plan.version,
-                    tenant=self._tenant,
-                    number=command.number,
-                ),
+            written: protocol.WrittenMemory | None = await workflow.execute_activity(
+                work.activity,
+                work.argument,
                 result_type=protocol.WrittenMemory,
-                start_to_close_timeout=FINDING_AND_JUDGING * plan.model_timeout,
-                heartbeat_timeout=plan.heartbeat_timeout,
+                start_to_close_timeout=work.timeout,
+                heartbeat_timeout=self._plan.heartbeat_timeout,
                 retry_policy=RETRY,
-                summary="memory",
+                summary=work.summary,
             )
-        except ActivityError:
-            ok = False
-        if written is not None and written.deliver:
-            self._aside(self.deliver())
-        used = written.usage if written is not None else contract.Usage()
-        self._happened(Remembered(command.number, ok, used))
+            event = returned(command, written or protocol.WrittenMemory())  # an earlier version said nothing
+            if written is not None and written.deliver:
+                self._aside(self.deliver())
+        except ActivityError as error:
+            event = _came_to(command, error)
+        self._happened(event)
+
+    async def segment(self, commands: Sequence[Command]) -> protocol.SegmentDone:
+        """Have one activity carry out these commands and what follows from them, for as long as it needs nobody else.
+
+        Cancelled, it has what is in flight stopped, and brings what became of that.
+
+        Raises:
+            ActivityError: It cannot be carried out.
+        """
+        machine, stop = self._opened(), False
+        while True:
+            try:
+                done: protocol.SegmentDone = await workflow.execute_activity(
+                    protocol.RUN_SEGMENT,
+                    to_segment(machine.plan, machine.state, commands, tenant=self._tenant, stop=stop),
+                    result_type=protocol.SegmentDone,
+                    start_to_close_timeout=SEGMENT_MOST,
+                    heartbeat_timeout=self._plan.heartbeat_timeout,
+                    retry_policy=RETRY,
+                    cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                    summary=f"from turn {machine.state.turns + 1}",
+                )
+                break
+            except asyncio.CancelledError:
+                pass
+            except ActivityError as error:
+                if not is_cancelled_exception(error):
+                    raise
+            stop = True  # no attempt was alive that could say what an earlier one had begun
+        return done
 
     async def deliver(self) -> None:
         """In a workflow of its own, so that a store that is away keeps no run from ending, and nothing is lost."""
@@ -410,6 +363,15 @@ class Steps:
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             )
+
+
+async def _later(wait: timedelta) -> None:
+    if wait:
+        await asyncio.sleep(wait.total_seconds())
+
+
+def _came_to(command: Step, error: ActivityError) -> Event:
+    return failed(command, code_of(error), words_of(error), cancelled=is_cancelled_exception(error))
 
 
 def _failed(error: ActivityError) -> ToolOutcome:

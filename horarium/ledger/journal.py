@@ -22,7 +22,15 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from horarium.content import INLINE_BYTES, Cleaned, clean, cut, digest_text
 from horarium.contract import StepKind, StepStatus, Usage
-from horarium.errors import NotApproved, OutcomeUnknown, RunNotFound, StepBlocked, StepCrashes, ThreadNotFound
+from horarium.errors import (
+    NotApproved,
+    OutcomeUnknown,
+    RunNotFound,
+    StepBlocked,
+    StepCrashes,
+    StepTaken,
+    ThreadNotFound,
+)
 from horarium.ids import split_step_id
 from horarium.ledger.approvals import approval_row, record_votes
 from horarium.ledger.database import Ledger, Prepared, Statements, is_unreachable
@@ -697,6 +705,17 @@ class Journal:
             if known is None:
                 return f"Approval {approval.id} was given for other arguments."
         return None
+
+
+def settled(record: StepRecord) -> StepRecord:
+    """A step as it was settled, by whichever attempt came first.
+
+    Raises:
+        StepTaken: It is not: another attempt has claimed it since, and has not settled it yet.
+    """
+    if record.status in ("claimed", "pending"):
+        raise StepTaken(f"Another attempt performs step {record.run_id}/{record.number:04d} by now.")
+    return record
 
 
 async def _persistently(store: Callable[[], Awaitable[StepRecord]]) -> StepRecord:

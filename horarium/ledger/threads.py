@@ -95,6 +95,9 @@ _MESSAGES = (
 )
 _READ = Prepared(_MESSAGES)
 _READ_SOME = Prepared(_MESSAGES.limit(bindparam("most")).offset(literal_column("0")))
+_REFS = select(messages.c.ref).where(messages.c.thread_id == bindparam("of_thread"), messages.c.ref.is_not(None))
+_QUEUED = Prepared(_REFS.where(messages.c.seq.is_(None)).order_by(messages.c.id))
+_PLACED_REFS = Prepared(_REFS.where(messages.c.seq.is_not(None)))
 _PLACED = (messages.c.thread_id == threads.c.id, messages.c.seq.is_not(None))
 _RECORD = select(
     threads.c.id,
@@ -292,6 +295,12 @@ class Threads:
         """Keep a message for the next turn of a run; the same `ref` twice is one message."""
         async with self._ledger.write() as connection:
             await self.queue_within(connection, thread, ref, text, run_id, author)
+
+    async def sent(self, thread: str, execution: str, *, placed: bool = False) -> tuple[str, ...]:
+        """The messages that one execution of a run was sent, by their `ref`: those that wait for a turn, or had one."""
+        async with self._ledger.read() as connection:
+            rows = await connection.run(_PLACED_REFS if placed else _QUEUED, of_thread=thread)
+        return tuple(ref for (ref,) in rows if ref.startswith(f"{execution}/"))
 
     async def queue_within(
         self, connection: Statements, thread: str, ref: str, text: str, run_id: str | None, author: str | None

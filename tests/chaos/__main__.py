@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_args
 from rich.console import Console
 from rich.table import Table
 
+from horarium.definition import Execution
 from horarium.leaving import leave
 from tests.chaos.fires import Outcome as FiresOutcome
 from tests.chaos.fires import fires
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument(
         "--kill", nargs="+", choices=get_args(Target), default=["engine"], help="With --kills. Default: engine."
     )
+    parser.add_argument("--execution", choices=get_args(Execution), default="steps", help="Default: %(default)s.")
     parser.add_argument("--mcp", action="store_true", help="With --kills: the tools are behind an MCP server.")
     parser.add_argument("--keep", action="store_true", help="Keep the projects: ledger, server file, logs, book.")
     chosen = parser.parse_args()
@@ -49,8 +51,16 @@ def main() -> int:
     well = True
     if kills:
         targets = tuple(chosen.kill)
-        said = f"{kills} kills of {', '.join(targets)}{', tools behind MCP' if chosen.mcp else ''}"
-        work = partial(chaos, kills=kills, seed=seed, targets=targets, in_flight=chosen.in_flight, mcp=chosen.mcp)
+        said = f"{kills} kills of {', '.join(targets)}{', tools behind MCP' if chosen.mcp else ''}, {chosen.execution}"
+        work = partial(
+            chaos,
+            kills=kills,
+            seed=seed,
+            targets=targets,
+            in_flight=chosen.in_flight,
+            mcp=chosen.mcp,
+            execution=chosen.execution,
+        )
         well &= _part(console, f"{said}, seed {seed}", work, table, chosen.keep)
     if due:
         well &= _part(

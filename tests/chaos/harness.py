@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from horarium.client import Client, Run
 from horarium.contract import OPEN_STATUSES
+from horarium.definition import Execution
 from horarium.errors import HorariumError
 from tests.chaos.book import Book
 from tests.chaos.counting import Evidence, Findings, count
@@ -84,6 +85,7 @@ async def chaos(
     targets: tuple[Target, ...] = ("engine",),
     in_flight: int = IN_FLIGHT,
     mcp: bool = False,
+    execution: Execution = "steps",
 ) -> Outcome:
     """Kill `kills` times, each time one of `targets`, with `in_flight` runs going; then let them end, and count.
 
@@ -98,7 +100,7 @@ async def chaos(
         agents={name: _mcp_agent(name, port) if mcp else _agent(name, plan) for name, plan in plans.items()},
         tools_source=(Path(__file__).parent / "project_tools.py").read_text("utf-8"),
         scripts={f"{name}.yaml": _script(plan, MCP_PREFIX if mcp else "") for name, plan in plans.items()},
-        settings=f'[tools]\nprocess = "{"own" if apart else "engine"}"\n',
+        settings=f'[tools]\nprocess = "{"own" if apart else "engine"}"\n[worker]\nexecution = "{execution}"\n',
         workers=workers,
     ) as stack:
         with _mcp_server(stack, port) if mcp else nullcontext():

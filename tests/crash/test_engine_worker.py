@@ -20,9 +20,10 @@ from tests.crash.rig import (
     settled_before,
     wait_for,
 )
+from tests.support.modes import execution as execution
 from tests.support.stack import Stack, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("execution")]
 
 KILLED = [(tool, ref) for tool in ("look", "put", "post", "pay") for ref in ("inside", "after")]
 

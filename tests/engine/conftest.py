@@ -17,6 +17,8 @@ from temporalio.testing import WorkflowEnvironment
 
 from horarium.contract import SEARCH_ATTRIBUTES
 from horarium.conversion import data_converter
+from horarium.definition import Execution
+from horarium.settings import Settings
 from horarium.tools import Effect, NotPerformed, Performed, ToolContext, ToolError, tool
 from tests.support.engine import TUNING, Engine, running_engine
 
@@ -138,8 +140,15 @@ def world() -> World:
 
 
 @pytest.fixture
-async def engine(env: WorkflowEnvironment, tmp_path: Path, world: World) -> AsyncIterator[Engine]:
-    async with running_engine(env, tmp_path, world.tools()) as engine:  # type: ignore[arg-type]
+def execution() -> Execution:
+    """How runs are carried out; modules whose promises hold either way take `tests.support.modes` in its place."""
+    return "steps"
+
+
+@pytest.fixture
+async def engine(env: WorkflowEnvironment, tmp_path: Path, world: World, execution: Execution) -> AsyncIterator[Engine]:
+    settings = Settings(root=tmp_path, worker={"execution": execution})
+    async with running_engine(env, tmp_path, world.tools(), settings=settings) as engine:  # type: ignore[arg-type]
         yield engine
 
 

@@ -26,6 +26,7 @@ from horarium.audit import verify
 from horarium.client import Run
 from horarium.content import digest
 from horarium.contract import Approval, Decision, Remember, Verdict
+from horarium.definition import Execution
 from horarium.definitions import Agent, ApprovalRule, Limits, RememberRule
 from horarium.errors import (
     ApprovalAlreadyDecided,
@@ -52,6 +53,7 @@ from horarium.tools import Effect, tool
 from tests.engine.conftest import World
 from tests.replay.record import executions
 from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
+from tests.support.modes import execution as execution
 
 HOUR = timedelta(hours=1)
 ROLES = {"finance": ("fay", "fred"), "board": ("bea",)}
@@ -92,15 +94,17 @@ def shop(world: World) -> Iterator[Shop]:
 
 
 @asynccontextmanager
-async def serving(env: WorkflowEnvironment, root: Path, shop: Shop, **more: Any) -> AsyncIterator[Engine]:
-    settings = Settings(root=root, approvals=ApprovalsSettings(roles=ROLES, **more))
+async def serving(
+    env: WorkflowEnvironment, root: Path, shop: Shop, worker: dict[str, Any] | None = None, **more: Any
+) -> AsyncIterator[Engine]:
+    settings = Settings(root=root, approvals=ApprovalsSettings(roles=ROLES, **more), worker=worker or {})
     async with running_engine(env, root, shop.tools(), settings=settings) as engine:
         yield engine
 
 
 @pytest.fixture
-async def engine(env: WorkflowEnvironment, tmp_path: Path, shop: Shop) -> AsyncIterator[Engine]:
-    async with serving(env, tmp_path, shop) as engine:
+async def engine(env: WorkflowEnvironment, tmp_path: Path, shop: Shop, execution: Execution) -> AsyncIterator[Engine]:
+    async with serving(env, tmp_path, shop, worker={"execution": execution}) as engine:
         yield engine
 
 

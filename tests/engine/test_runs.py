@@ -25,6 +25,7 @@ from horarium.ledger.runs import Runs
 from horarium.tools import NotPerformed, Performed
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, says
+from tests.support.modes import execution as execution
 
 TOOLS = ["look", "pay", "ship", "wait", "slow_pay", "refuse"]
 
