@@ -7,6 +7,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from horarium.definition import Execution
 from horarium.leaving import leave
 
 _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -19,6 +20,12 @@ settings.register_profile("long", max_examples=2_000, deadline=None, suppress_he
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
 
 _EXIT_CODE = pytest.StashKey[int]()
+
+
+@pytest.fixture
+def execution() -> Execution:
+    """How runs are carried out; modules whose promises hold either way take `tests.support.modes` in its place."""
+    return "steps"
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -140,12 +140,6 @@ def world() -> World:
 
 
 @pytest.fixture
-def execution() -> Execution:
-    """How runs are carried out; modules whose promises hold either way take `tests.support.modes` in its place."""
-    return "steps"
-
-
-@pytest.fixture
 async def engine(env: WorkflowEnvironment, tmp_path: Path, world: World, execution: Execution) -> AsyncIterator[Engine]:
     settings = Settings(root=tmp_path, worker={"execution": execution})
     async with running_engine(env, tmp_path, world.tools(), settings=settings) as engine:  # type: ignore[arg-type]

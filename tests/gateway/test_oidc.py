@@ -350,8 +350,11 @@ async def test_two_people_are_never_one_caller(issuer: LocalIssuer) -> None:
 
 def test_the_guides_settings_are_settings() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "guides" / "sign-in.md").read_text("utf-8")
-    entra, limits = (tomllib.loads(block)["gateway"] for block in re.findall(r"```toml\n(.*?)```", guide, re.DOTALL))
+    elsewhere, entra, limits = (
+        tomllib.loads(block)["gateway"] for block in re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
+    )
 
+    assert GatewaySettings(**elsewhere).hosts
     oidc = GatewaySettings(**entra).oidc
     assert oidc is not None
     assert list(oidc.tenants.values()) == ["default"]

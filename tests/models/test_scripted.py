@@ -56,7 +56,7 @@ async def test_errors_come_with_the_time_to_wait(tmp_path: Path) -> None:
 
 
 async def test_a_script_that_is_used_up_says_so_unless_it_repeats(tmp_path: Path) -> None:
-    with pytest.raises(ModelRejected, match="1 turns"):
+    with pytest.raises(ModelRejected, match="1 turn,"):
         await turn_of(tmp_path, "- {text: Once.}", 1)
 
     assert (await turn_of(tmp_path, "{turns: [{text: Always.}], repeat: last}", 40)).text == "Always."
