@@ -6,15 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -22,6 +18,7 @@ from rich.text import Text
 from horarium.audit import BEGINNING, AuditReport
 from horarium.audit import verify as verified
 from horarium.cli import talk, words
+from horarium.cli.files import whole
 from horarium.cli.reach import opened_ledger, run_id
 from horarium.errors import ConfigError
 from horarium.ledger.audit import AuditRecord, AuditTrail
@@ -118,7 +115,7 @@ def export(
 async def _export(file: Path | None) -> int:
     number, line = 0, None
     async with opened_ledger() as ledger:
-        with _whole(file) as out:
+        with whole(file) as out:
             async for line in AuditTrail(ledger).export():
                 out.write(f"{line}\n")
                 number += 1
@@ -128,32 +125,6 @@ async def _export(file: Path | None) -> int:
     talk.say(f"Head: {head}")
     talk.say(f"Keep the head elsewhere, then check: horarium audit verify {file or 'FILE'} --head {head}")
     return talk.DONE
-
-
-@contextmanager
-def _whole(file: Path | None) -> Iterator[IO[str]]:
-    """A file that is there when everything was written, and else is as it was; None: stdout.
-
-    Raises:
-        ConfigError: It cannot be written.
-    """
-    if file is None:
-        yield sys.stdout
-        return
-    try:
-        # Of this user only, as `tempfile` makes it: the trail says who decided what.
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as made:
-            written = Path(made.name)
-            try:
-                yield made
-                made.flush()
-                os.fsync(made.fileno())
-                written.replace(file)
-            except BaseException:
-                written.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise ConfigError(f"Cannot write {file}: {error.strerror}.", hint="Name another file.") from error
 
 
 @app.command()

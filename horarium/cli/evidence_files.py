@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -19,6 +17,7 @@ import typer
 from rich.text import Text
 
 from horarium.cli import talk, words
+from horarium.cli.files import whole as whole_file
 from horarium.cli.reach import find_run, opened_ledger
 from horarium.cli.start import JsonOption
 from horarium.errors import ConfigError
@@ -76,11 +75,7 @@ async def _export(said: str, file: Path | None, whole: bool, by: str | None) -> 
     async with opened_ledger(settings) as ledger:
         run = await find_run(ledger, said)
         text = await exported(ledger, settings, run.id, whole=whole, by=by)
-    if file is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    else:
-        await asyncio.to_thread(_write, file, text)
+    await asyncio.to_thread(_write, file, text)
     key = await asyncio.to_thread(EvidenceKey.of, settings)
     if run.closed_at is None:
         talk.say(f"{run.id} has not ended: this is its evidence so far.")
@@ -88,21 +83,10 @@ async def _export(said: str, file: Path | None, whole: bool, by: str | None) -> 
     return talk.DONE
 
 
-def _write(file: Path, text: str) -> None:
-    try:
-        # Of this user only, as `tempfile` makes it: it is what was said in the run.
-        with tempfile.NamedTemporaryFile("w", encoding="ascii", dir=file.parent, delete=False, newline="") as made:
-            written = Path(made.name)
-            try:
-                made.write(text)
-                made.flush()
-                os.fsync(made.fileno())
-                written.replace(file)
-            except BaseException:
-                written.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise ConfigError(f"Cannot write {file}: {error.strerror}.", hint="Name another file.") from error
+def _write(file: Path | None, text: str) -> None:
+    with whole_file(file) as out:
+        out.write(text)
+        out.flush()
 
 
 @app.command()
