@@ -140,6 +140,7 @@ class ModelCaller:
 
     async def _ask(self, step: ModelStep, agent: Agent, held: Held, offered: dict[str, ServedTool]) -> ModelReply:
         try:
+            await self._models.ready(agent.model)
             provider, model = self._models.provider_for(agent.model)
             view = await self._conversations.view(step.thread)
             shown = await self._finding.shown(agent, offered, view.messages)

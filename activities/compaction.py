@@ -108,6 +108,7 @@ class Compaction:
         # What goes wrong here is not this step's to tell: a tool that nobody serves is the turn's.
         with contextlib.suppress(ConfigError, ToolUnavailable):
             specs = offered_at_once(agent, (await self._catalog.of_run(compacting.run, agent)).values())
+            await self._models.ready(agent.model)
             provider, model = self._models.provider_for(agent.model)
             known = await window_for(provider, model, agent.settings, agent.instructions, specs)
         return known or Window(int(sum(view.sizes) * GUESSED), 0)
@@ -117,6 +118,7 @@ class Compaction:
             return await self._journal.settle(held, "completed", "", message=NOTHING_OLDER)
         usage = _Spent()
         try:
+            await self._models.ready(agent.model)
             provider, model = self._models.provider_for(agent.model)
             text = await self._summary(provider, model, held, agent, window, messages, usage)
         except ModelUnavailable as error:

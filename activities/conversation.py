@@ -107,10 +107,12 @@ class Conversations:
             if summary != kept.summary:
                 # Summaries are rare; what stays of the conversation is a third of a window, so it is read again.
                 kept.begin(summary, await self._summaries.stood_for(thread, summary.upto) if summary else None)
-            for message in await self._threads.read(thread, after=kept.last):
+            new = await self._threads.read(thread, after=kept.last)
+            for message in new:
                 kept.take(message)
             view = kept.view()
-        self._evict()
+        if new:
+            self._evict()
         return view
 
     def forget(self, thread: str) -> None:

@@ -72,6 +72,7 @@ class Asker:
         raise NoAnswer(f"{model} gave nothing usable in {MOST_TRIES} tries. {_words(problem)}")
 
     async def _turn(self, model: str, settings: ModelSettings, instructions: str, messages: list[TurnMessage]) -> Turn:
+        await self.models.ready(model)
         provider, name = self.models.provider_for(model)
         self.asked += 1
         request = ModelRequest(

@@ -31,7 +31,7 @@ class Performers:
         pinned = await self._toolsets.tool(run, name)
         match pinned.source if pinned is not None else None:
             case McpSource() as source if pinned is not None:
-                return self._mcp.performer(pinned, source)
+                return await self._mcp.performer(pinned, source)
             case OpenApiSource() as source if pinned is not None:
                 return self._openapi.performer(pinned, source)
             case _:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from decimal import ROUND_HALF_UP, Decimal
+from importlib import import_module
 
 from activities.models.base import Provider
 from activities.models.local import LocalProvider
-from activities.models.openai import OpenAIProvider
 from activities.models.scripted import ScriptedProvider
 from horarium.definitions import NO_MODEL
 from horarium.errors import ConfigError
 from horarium.settings import Settings
+
+_WITH_SDK = {"openai": "activities.models.openai", "foundry": "activities.models.foundry"}
 
 
 class Models:
@@ -36,6 +39,18 @@ class Models:
         if kind not in self._providers:
             self._providers[kind] = self._made(kind)
         return self._providers[kind], name
+
+    async def ready(self, model: str) -> None:
+        """Import the SDK that answers for a model, where nothing did yet.
+
+        It takes longer than what else goes on in this process can wait for: heartbeats, above all.
+
+        Raises:
+            ConfigError: Its packages are not installed.
+        """
+        kind = model.partition(":")[0]
+        if kind not in self._providers and (module := _WITH_SDK.get(kind)) and module not in sys.modules:
+            await asyncio.to_thread(import_module, module)
 
     def register(self, kind: str, provider: Provider) -> None:
         """Have this provider answer for models of this kind."""
@@ -69,6 +84,8 @@ class Models:
         models = self._settings.models
         match kind:
             case "openai":
+                from activities.models.openai import OpenAIProvider  # its SDK takes half a second to import
+
                 return OpenAIProvider(models.openai)
             case "foundry":
                 from activities.models.foundry import FoundryProvider  # its packages are an extra

@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import typer
 
-from horarium.cli import (
-    agents,
-    apikeys,
-    approvals,
-    audit,
-    cron,
-    deploy,
-    doctor,
-    evidence_files,
-    gateway,
-    init,
-    keys,
-    memory_review,
-    routines,
-    runs,
-    serve,
-    stack,
-    start,
-    threads,
-    toolbox,
-    tools,
-    workspace,
-)
+from horarium.cli.late import Late, LateGroup
 from horarium.leaving import leave
+
+
+class Commands(LateGroup):
+    """All commands; what is said of each is the first sentence of its own help."""
+
+    late: ClassVar = {
+        "up": Late(
+            "stack:up",
+            "Start server, worker, gateway and health endpoint on this machine; keep them running until Ctrl-C.",
+        ),
+        "run": Late("start:run", "Start a run of an agent; print its id, or wait for its answer."),
+        "plan": Late(
+            "deploy:plan",
+            "Show what `horarium apply` would change: routines to create, update and delete, and what somebody changed "
+            "in Temporal by hand.",
+        ),
+        "apply": Late(
+            "deploy:apply",
+            "Make it so: bring routines into the ledger and their schedules into Temporal, and set right what differs "
+            "there.",
+        ),
+        "worker": Late(
+            "stack:worker",
+            "Run one worker until Ctrl-C or SIGTERM; what is in flight is finished or handed back.",
+        ),
+        "gateway": Late(
+            "gateway:gateway",
+            "Serve REST, the Responses protocol and toolboxes over HTTP until Ctrl-C or SIGTERM.",
+        ),
+        "serve": Late(
+            "serve:serve",
+            "Serve one agent: /responses, /invocations and /readiness, until Ctrl-C or SIGTERM.",
+        ),
+        "init": Late(
+            "init:init",
+            "Write a small working project: settings, an agent, its prompt, a tool, a routine that is not enabled.",
+        ),
+        "doctor": Late(
+            "doctor:doctor",
+            "Check server, ledger, models, credentials, disk, versions, agents, tools, tool workers, routines; say "
+            "what to do.",
+        ),
+        "runs": Late("runs:app", "See what runs did and do, talk to them, and end them."),
+        "threads": Late("threads:app", "See what was said in threads, add to them, fork and delete them."),
+        "approvals": Late("approvals:app", "See what runs ask of people, and answer."),
+        "agents": Late("agents:app", "See the agents of this project, and check their files."),
+        "keys": Late("keys:app", "Create, list and revoke the keys that sign decisions."),
+        "audit": Late("audit:app", "See who decided what, export it, and check an export."),
+        "evidence": Late("evidence_files:app", "Export the signed evidence of a run, and verify such a file."),
+        "routine": Late("routines:app", "See routines and their ticks, try them out, run, pause and delete them."),
+        "toolbox": Late("toolbox:app", "See toolboxes and their versions, and choose which one counts."),
+        "tools": Late("tools:app", "See what MCP servers say of their tools, and say what you trust."),
+        "api-keys": Late("apikeys:app", "Create, list and revoke the keys to what is served over HTTP."),
+        "memory": Late("memory_review:app", "See, correct and take back what later runs are told."),
+        "cron": Late("cron:app", "See what a cron line means."),
+        "workspace": Late("workspace:app", "See, fetch, put and remove the files of a thread."),
+    }
+
 
 app = typer.Typer(
     name="horarium",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,29 +90,10 @@ Exit codes: 0 done, 1 the run (or a check) failed, 2 you typed it wrong or a fil
 3 cannot reach Temporal or the ledger.""",
 )
 
-app.command("up")(stack.up)
-app.command("run")(start.run)
-app.command("plan")(deploy.plan)
-app.command("apply")(deploy.apply)
-app.command("worker")(stack.worker)
-app.command("gateway")(gateway.gateway)
-app.command("serve")(serve.serve)
-app.command("init")(init.init)
-app.command("doctor")(doctor.doctor)
-app.add_typer(runs.app, name="runs")
-app.add_typer(threads.app, name="threads")
-app.add_typer(approvals.app, name="approvals")
-app.add_typer(agents.app, name="agents")
-app.add_typer(keys.app, name="keys")
-app.add_typer(audit.app, name="audit")
-app.add_typer(evidence_files.app, name="evidence")
-app.add_typer(routines.app, name="routine")
-app.add_typer(toolbox.app, name="toolbox")
-app.add_typer(tools.app, name="tools")
-app.add_typer(apikeys.app, name="api-keys")
-app.add_typer(memory_review.app, name="memory")
-app.add_typer(cron.app, name="cron")
-app.add_typer(workspace.app, name="workspace")
+
+@app.callback()
+def _horarium() -> None:
+    pass
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -21,7 +21,6 @@ from rich.text import Text
 
 from horarium.cli import evidence, grants, talk, words
 from horarium.cli.reach import find_approval, opened_client, opened_ledger
-from horarium.client import Client
 from horarium.contract import Approval, ApprovalState, GrantScope, Remember, ResolutionVerdict, Verdict
 from horarium.definition import Duration
 from horarium.errors import (
@@ -35,6 +34,9 @@ from horarium.errors import (
 from horarium.ids import step_id
 from horarium.ledger.approvals import ApprovalRecord, Approvals, VoteRecord
 from horarium.problems import near_miss
+
+if TYPE_CHECKING:
+    from horarium.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="See what runs ask of people, and answer.")
 app.add_typer(grants.app, name="grants")

@@ -12,14 +12,13 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from horarium.cli import evidence, talk, words
-from horarium.client import Run, RunEvent
 from horarium.contract import RunResult, Waiting
 from horarium.errors import ApprovalNotFound, Unreachable
 from horarium.ids import step_id
@@ -27,6 +26,9 @@ from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import StepRecord
 from horarium.people import is_among
+
+if TYPE_CHECKING:
+    from horarium.client import Run, RunEvent
 
 PATIENCE = 120.0  # seconds that nobody may answer before following gives up; the run does not
 LAST_LOOK = 2.0  # seconds for what there is still to see of a run that has ended

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import DBAPIError
 
-from horarium.client import Client
 from horarium.contract import RunStatus
 from horarium.errors import ApprovalNotFound, HorariumError, NotFound, RunNotFound, ThreadNotFound, Unreachable
 from horarium.ledger.approvals import ApprovalRecord, Approvals
@@ -25,6 +25,9 @@ from horarium.ledger.schema import runs as runs_table
 from horarium.ledger.schema import threads as threads_table
 from horarium.ledger.threads import ThreadRecord, Threads
 from horarium.settings import Settings
+
+if TYPE_CHECKING:
+    from horarium.client import Client
 
 GLANCE = timedelta(seconds=3)  # for a look at a run that is only a nicety
 _NAMED = 3  # candidates that an ambiguous prefix is answered with
@@ -58,6 +61,8 @@ async def opened_client(settings: Settings | None = None) -> AsyncIterator[tuple
         Unreachable: Temporal or the ledger does not answer.
         ConfigError: The settings are wrong.
     """
+    from horarium.client import Client  # brings Temporal's SDK, which most commands do without
+
     settings = settings or Settings.load()
     async with opened_ledger(settings) as ledger:
         client = await Client.connect(settings, ledger=False)
@@ -108,6 +113,8 @@ async def find_thread(ledger: Ledger, said: str, tenant: str | None = None) -> T
 
 async def glance(settings: Settings, run: str) -> RunStatus | None:
     """What the run itself says now; None when nobody answers within a few seconds."""
+    from horarium.client import Client  # as above
+
     try:
         async with asyncio.timeout(GLANCE.total_seconds()):
             client = await Client.connect(settings, ledger=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -16,7 +16,6 @@ from rich.text import Text
 from horarium.cli import evidence, talk, words
 from horarium.cli.follow import JsonLines, Screen, WaitingOnly, follow
 from horarium.cli.reach import opened_client, run_id
-from horarium.client import Run
 from horarium.contract import RunResult, Status
 from horarium.errors import AgentNotFound
 from horarium.ledger.agents import Agents
@@ -24,6 +23,9 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.runs import Runs
 from horarium.problems import near_miss
 from horarium.settings import Settings
+
+if TYPE_CHECKING:
+    from horarium.client import Run
 
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON object.")]
 

@@ -101,6 +101,7 @@ async def _picture(console: Console, name: str, folder: Path) -> None:
         await console.picture(name, folder)
 
 
+@pytest.mark.slow
 async def test_every_page_fits_can_be_used_by_everybody_and_tells_no_secret(
     browser: Browser,
     engine: Engine,

@@ -35,7 +35,8 @@ async def main(url: str) -> None:
                 context = ToolContext(
                     RUN, f"{RUN}/{number:04d}", idempotency_key(RUN, str(number)), 1, "tester", "default"
                 )
-                said = await tools.performer(pinned, pinned.source).perform(_arguments(pinned.spec.parameters), context)
+                performer = await tools.performer(pinned, pinned.source)
+                said = await performer.perform(_arguments(pinned.spec.parameters), context)
                 print(f"{datetime.now(UTC):%H:%M:%S} {pinned.spec.name}: {said!r}")
         finally:
             await tools.close()

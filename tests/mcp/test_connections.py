@@ -18,7 +18,7 @@ from activities.mcp.connections import Connections
 from activities.mcp.faults import AnswerLost
 from activities.mcp.listing import pinned, said_of
 from activities.mcp.results import value_of
-from activities.mcp_tools import McpPerformer
+from activities.mcp.servers import McpPerformer
 from horarium.errors import ToolError, ToolNotReached
 from horarium.mcpservers import McpServer
 from horarium.tools import ToolContext

@@ -12,6 +12,8 @@ from horarium.client import Run
 from tests.crash.rig import wait_for
 from tests.mcp.rig import Bank, bank
 from tests.support.engine import PATIENCE
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import Stack, running_stack, until
 
 pytestmark = pytest.mark.slow
@@ -39,6 +41,7 @@ def _project(directory: Path, there: Bank, **more: Any) -> dict[str, Any]:
     return {"agents": {"clerk": _agent(there, **more)}}
 
 
+@in_both_modes
 async def test_a_server_that_honours_the_key_acts_once_though_its_caller_was_killed(tmp_path: Path) -> None:
     with bank(tmp_path, "http", HONOURS="1") as there:
         await there.start()
@@ -54,6 +57,7 @@ async def test_a_server_that_honours_the_key_acts_once_though_its_caller_was_kil
     assert [line["key"] for line in there.lines("done")] == [step.key]
 
 
+@in_both_modes
 @pytest.mark.parametrize("transport", ["http", "stdio"])
 async def test_an_external_call_whose_caller_was_killed_is_asked_about_and_never_made_twice(
     tmp_path: Path, transport: Any
