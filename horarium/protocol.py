@@ -46,6 +46,7 @@ BEGIN_FUNCTION = "begin_function"
 TAKE_OUTPUTS = "take_tool_outputs"
 SETTLE_FUNCTION = "settle_function"
 RUN_SEGMENT = "run_segment"
+START_SEGMENT = "start_segment"
 
 TOOLS_NOT_DISCOVERED = "tools_not_discovered"  # error code of `open_run`: discover them, then open again
 
@@ -65,7 +66,7 @@ NoticeEvent = Literal[
 
 RUN_NOTICES: tuple[NoticeEvent, ...] = ("run_ended", "run_requires_action")
 
-REVISION = 1
+REVISION = 2
 PREVIEW_CHARS = 500
 NOTE_CHARS = 300
 
@@ -140,7 +141,9 @@ class RunPlan(Payload):
     )
     remembers: bool = False
     revision: int = Field(
-        default=0, description="Of the workflow's behaviour; what a run was opened with it keeps. 1: inbox, refusals."
+        default=0,
+        description="Of the workflow's behaviour; what a run was opened with it keeps. 1: inbox, refusals. "
+        "2: the first segment begins in the first workflow task.",
     )
     require_proof: bool = False
     notifies: bool = Field(default=False, description="There are addresses to tell of approvals.")
@@ -210,6 +213,12 @@ class SegmentDone(Payload):
     final: ModelReply | None = Field(
         default=None, description="The turn that would end the run, not handled yet: a message may have come before it."
     )
+
+
+class SegmentStarted(Payload):
+    """Result of `start_segment`; without one, the segment goes on as an activity of its own."""
+
+    done: SegmentDone | None = None
 
 
 class Recall(Payload):

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -224,6 +225,7 @@ def make_worker(
     activities: Sequence[Callable[..., Any]],
     workflows: Sequence[type] = (),
     runner: WorkflowRunner | None = None,
+    executor: ThreadPoolExecutor | None = None,
 ) -> Worker:
     """A Temporal worker, tuned so that a dead one is noticed fast and a step costs little."""
     return Worker(
@@ -233,6 +235,7 @@ def make_worker(
         workflows=workflows,
         # Workflow code is ours alone and the tests run it in the sandbox; here that would cost time and memory.
         workflow_runner=runner or UnsandboxedWorkflowRunner(),
+        workflow_task_executor=executor,
         interceptors=[ErrorTranslation()],
         max_cached_workflows=settings.max_cached_runs,
         max_concurrent_activities=settings.max_steps,

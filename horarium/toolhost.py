@@ -42,9 +42,10 @@ STOP_PATIENCE = timedelta(seconds=15)  # for a tool that was asked to stop and g
 
 @dataclass(slots=True)
 class PartOfSegment:
-    """What a step needs to know that is one of many in an activity; `stopped`: by the run, and not by the worker."""
+    """What a step needs to know that is one of many in an activity; `stopped`: by its run; `leaving`: by its worker."""
 
     stopped: bool = False
+    leaving: bool = False
 
 
 PART: ContextVar[PartOfSegment | None] = ContextVar("part_of_segment", default=None)
@@ -53,7 +54,9 @@ PART: ContextVar[PartOfSegment | None] = ContextVar("part_of_segment", default=N
 def why_stopped() -> Literal["cancelled", "leaving"] | None:
     """Why a step was cancelled: its run wants it to end, or its worker does. None: it only took too long."""
     part, details = PART.get(), activity.cancellation_details()
-    if (part is not None and part.stopped) or (details is not None and details.cancel_requested):
+    if part is not None:
+        return "leaving" if part.leaving else "cancelled" if part.stopped else None
+    if details is not None and details.cancel_requested:
         return "cancelled"
     return "leaving" if details is not None and details.worker_shutdown else None
 
@@ -106,21 +109,35 @@ class ToolThreads:
         return await self._on_loop(timeout, result) if inspect.iscoroutine(result) else result
 
     async def _on_loop(self, timeout: timedelta, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        inner: list[asyncio.Task[Any]] = []
+        here = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = here.create_future()
+        tasks: list[asyncio.Task[Any]] = []
 
-        async def call() -> Any:
-            inner.append(asyncio.ensure_future(coroutine))
-            return await inner[0]
+        def begin() -> None:
+            tasks.append(self._loop.create_task(coroutine))
+            tasks[0].add_done_callback(lambda task: here.call_soon_threadsafe(_answered, answer, task))
 
         def stop() -> None:
-            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in inner])
+            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
 
-        return await _wait(asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(), self._loop)), timeout, stop)
+        self._loop.call_soon_threadsafe(begin)
+        return await _wait(answer, timeout, stop)
 
     def close(self) -> None:
         """Stop the loop; threads that still run a tool are left to end with the process."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _answered(answer: asyncio.Future[Any], task: asyncio.Task[Any]) -> None:
+    if answer.done():
+        return
+    if task.cancelled():
+        answer.cancel()
+    elif (error := task.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(task.result())
 
 
 async def _wait(future: asyncio.Future[Any], timeout: timedelta, stop: Callable[[], None] = lambda: None) -> Any:

@@ -51,6 +51,7 @@ from schedules.expected import next_fire
 from schedules.orders import Orders
 from schedules.watch import Watch
 from schedules.watch_schedule import keep_watch
+from workers.activations import ActivationExecutor
 from workers.alignment import AlignedRunner
 from workers.segments import Segments
 from workflows.agent_run import AgentRun
@@ -119,9 +120,11 @@ async def serve_engine(
         RECALL_MEMORY: recalling.recall_memory,
         COMPACT_THREAD: Compaction(ledger, models, catalog).compact_thread,
     }
+    segments = Segments(ledger, steps, settings.worker)
     activities: list[Callable[..., Any]] = [
         *steps.values(),
-        Segments(ledger, steps, settings.worker).run_segment,
+        segments.start_segment,
+        segments.run_segment,
         MemoryWriter(ledger, models, catalog, settings).write_memory,
         deliverer.deliver_memories,
         handoffs.begin_handoff,
@@ -139,6 +142,7 @@ async def serve_engine(
         *_of_ticks(keeper),
         *_of_watch(Watch(ledger, temporal, converge=Deployment(ledger, temporal).converge, end_gone=keeper.end_gone)),
     ]
+    activations = ActivationExecutor(thread_name_prefix="workflow")
     worker = make_worker(
         temporal,
         ENGINE_QUEUE,
@@ -146,6 +150,7 @@ async def serve_engine(
         activities,
         [AgentRun, TellPeople, RoutineTick, RoutineAlert, RoutineWatch, ObeyedOrder, MemoryDelivery],
         AlignedRunner(runner or UnsandboxedWorkflowRunner()),
+        activations,
     )
     log.info(
         "worker.started", pid=os.getpid(), queue=ENGINE_QUEUE, agents=len(project.agents), tools=len(project.tools)
@@ -155,12 +160,14 @@ async def serve_engine(
             await keep_watch(temporal)
             await stop.wait()
     finally:
+        await segments.close()
         tools.close()
         await workspaces.close()
         await performers.close()
         await recalling.close()
         await deliverer.close()
         await models.close()
+        activations.shutdown(wait=False)
     log.info("worker.stopped", queue=ENGINE_QUEUE)
 
 

@@ -7,11 +7,10 @@ is given again from where it began, and goes through what it had settled without
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from temporalio import activity
@@ -22,7 +21,7 @@ from horarium.ledger.database import Ledger
 from horarium.ledger.journal import SETTLED, Journal, StepRecord
 from horarium.ledger.summaries import SUMMARY_STEP
 from horarium.ledger.threads import Threads
-from horarium.protocol import Call, ModelReply, Segment, SegmentDone
+from horarium.protocol import Call, ModelReply, Segment, SegmentDone, SegmentStarted
 from horarium.serving import translated
 from horarium.settings import WorkerSettings
 from horarium.toolhost import PART, PartOfSegment, heartbeating
@@ -39,13 +38,21 @@ log = structlog.get_logger()
 
 MOST_WAIT = timedelta(seconds=5)  # what has to wait longer is left to a timer of the workflow's
 A_MOMENT = timedelta(milliseconds=1)
+IN_A_WORKFLOW_TASK = timedelta(seconds=1)  # half of what it may last: queries, signals and updates wait for its end
+AHEAD = 4  # segments that begin side by side
+HEAD_START = timedelta(milliseconds=20)  # most of what computes is over by then, and what waits needs no head start
+LEFT_ALONE = timedelta(seconds=5)  # until a segment that no attempt waits for is given up here
 HEARTBEATS = 2.5  # within the timeout: each costs the server a write, and here fifty runs may beat side by side
 
 Perform = Callable[[Any], Awaitable[Any]]
 
 
 class Segments:
-    """The activity `run_segment` and what it needs; one object for each process."""
+    """The activities `start_segment` and `run_segment`, and what they need; one object for each process.
+
+    A segment is driven by a task of its own, which attempts wait for: one whose heartbeat was late, and the first
+    segment of a run that took longer than its workflow task may, go on under the attempt that comes next.
+    """
 
     def __init__(self, ledger: Ledger, perform: Mapping[str, Perform], settings: WorkerSettings) -> None:
         """`perform`: the activities of single steps, by their names."""
@@ -53,7 +60,19 @@ class Segments:
         self.threads = Threads(ledger)
         self.perform = perform
         self.settings = settings
-        self._running: dict[str, asyncio.Task[Any]] = {}
+        self._driven: dict[str, _Running] = {}
+        self._ahead = asyncio.Semaphore(AHEAD)
+
+    @activity.defn(name=protocol.START_SEGMENT)
+    async def start_segment(self, segment: Segment) -> SegmentStarted:
+        """The first segment of a run, inside of its first workflow task: all of it, if that takes but a moment.
+
+        Safe to repeat, as `run_segment` is, which is given the same segment where this one takes longer.
+
+        Raises:
+            StepTaken, Conflict: As `run_segment`.
+        """
+        return SegmentStarted(done=await (await self._driver(segment)).done(within=IN_A_WORKFLOW_TASK))
 
     @activity.defn(name=protocol.RUN_SEGMENT)
     async def run_segment(self, segment: Segment) -> SegmentDone:
@@ -66,29 +85,50 @@ class Segments:
             StepTaken: Another attempt at this segment is under way.
             Conflict: It is no segment of the run that asks for it.
         """
+        async with heartbeating(HEARTBEATS):
+            done = await (await self._driver(segment)).done()
+        if done is None:
+            raise StepTaken(f"The segment of run {segment.run} was left by its worker.")
+        return done
+
+    async def let_ahead(self) -> Callable[[], None]:
+        """Wait to be among the few that begin; what comes back lets the next one, which happens by itself soon.
+
+        Side by side, many short segments would all take longer than a workflow task may.
+        """
+        await self._ahead.acquire()
+        waiting = asyncio.get_running_loop().call_later(HEAD_START.total_seconds(), self._ahead.release)
+
+        def let_go() -> None:
+            if not waiting.cancelled() and waiting.when() > asyncio.get_running_loop().time():
+                waiting.cancel()
+                self._ahead.release()
+
+        return let_go
+
+    async def close(self) -> None:
+        """Stop what nobody waits for any more."""
+        await asyncio.gather(*(running.stop() for running in list(self._driven.values())))
+
+    async def _driver(self, segment: Segment) -> _Running:
+        """Who drives this segment: since an attempt before, when that one still does."""
         plan, state, commands = in_segment(segment)
         if plan.run != segment.run:
             raise Conflict(f"A segment of run {plan.run} is not run {segment.run}'s.")
-        async with heartbeating(HEARTBEATS), self._alone(segment.run):
-            machine = Machine(plan, state)
-            before = await self.journal.of_run(plan.run, after=state.next_number - 1)
-            execution = activity.info().workflow_run_id or ""
-            taken = await self.threads.sent(plan.thread, execution, placed=True) if before else ()
-            return await _Running(self, machine, segment, before, taken).to_its_end(commands)
+        execution = activity.info().workflow_run_id or ""
+        while (driven := self._driven.get(segment.run)) is not None:
+            if driven.drives(segment, execution):
+                driven.tell(segment)
+                return driven
+            await driven.stop()
+        running = self._driven[segment.run] = _Running(self, Machine(plan, state), segment, execution)
+        running.begin(commands, lambda: self._forget(segment.run, running))
+        return running
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, run: str) -> Any:
-        """An attempt whose heartbeat was late may still run here: it is ended before the next one begins."""
-        earlier, mine = self._running.get(run), cast("asyncio.Task[Any]", asyncio.current_task())
-        self._running[run] = mine
-        try:
-            if earlier is not None and not earlier.done():
-                earlier.cancel()
-                await asyncio.wait({earlier})
-            yield
-        finally:
-            if self._running.get(run) is mine:
-                del self._running[run]
+    def _forget(self, run: str, running: _Running) -> None:
+        running.failure()  # known, also where nobody waits for it any more
+        if self._driven.get(run) is running:
+            del self._driven[run]
 
 
 class _Flight:
@@ -102,22 +142,16 @@ class _Flight:
 
 
 class _Running:
-    """One attempt at one segment."""
+    """One segment, as this process drives it."""
 
-    def __init__(
-        self,
-        segments: Segments,
-        machine: Machine,
-        segment: Segment,
-        before: Sequence[StepRecord],
-        taken: Sequence[str],
-    ) -> None:
+    def __init__(self, segments: Segments, machine: Machine, segment: Segment, execution: str) -> None:
         self._segments = segments
         self._machine = machine
         self._segment = segment
-        self._before = before
-        self._taken = list(taken)
-        self._execution = activity.info().workflow_run_id or ""
+        self._before: Sequence[StepRecord] = ()
+        self._settled_before = 0
+        self._taken: list[str] = []
+        self._execution = execution
         self._happened: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
         self._flights: dict[int, _Flight] = {}
         self._left: list[Left] = []
@@ -125,34 +159,87 @@ class _Running:
         self._over = False
         self._final: ModelReply | None = None
         self._stopping = segment.stop
-        # Once the run was cancelled, what an earlier attempt may have done still has to be said, and no more.
-        told = [one for one in before if not segment.stop or one.status in SETTLED or one.effect == Effect.EXTERNAL]
-        self._settled_before = max((record.number for record in told), default=0)
+        self._waiting = 0
+        self._waited_for = asyncio.Event()
+        self._alone: asyncio.TimerHandle | None = None
         plan, settings = machine.plan, segments.settings
         self._most_steps = min(settings.segment_steps, plan.continue_as_new_after or settings.segment_steps)
         self._clock = time.monotonic()
         self._began = activity.info().started_time
+        self._task: asyncio.Task[SegmentDone]
 
-    async def to_its_end(self, commands: Sequence[Command]) -> SegmentDone:
-        """Begin with these commands, and go on with what follows from them; a cancellation is an event like others."""
-        driving = asyncio.create_task(self._drive(commands))
-        while True:
-            try:
-                return await asyncio.shield(driving)
-            except asyncio.CancelledError:
-                details = activity.cancellation_details()
-                if details is None or not details.cancel_requested:  # the worker leaves, or another attempt is given
-                    driving.cancel()
-                    await asyncio.wait({driving})
+    # ---- attempts
+
+    def begin(self, commands: Sequence[Command], ended: Callable[[], None]) -> None:
+        """Begin with these commands, and go on with what follows from them."""
+        self._task = asyncio.create_task(self._drive(commands))
+        self._task.add_done_callback(lambda _done: ended())
+
+    def drives(self, segment: Segment, execution: str) -> bool:
+        """Whether it is this segment, which may have been told since to stop what is in flight."""
+        same = (segment.carried, execution) == (self._segment.carried, self._execution)
+        return same and segment.stop >= self._segment.stop and not self._task.done()
+
+    def tell(self, segment: Segment) -> None:
+        """The same segment was asked for again."""
+        if segment.stop and not self._segment.stop:
+            self._happened.put_nowait(CancelRequested())
+
+    async def done(self, *, within: timedelta | None = None) -> SegmentDone | None:
+        """What it came to; None: it takes longer than `within`, or its worker left. A cancellation is an event."""
+        until = None if within is None else time.monotonic() + within.total_seconds()
+        self._attended(1)
+        try:
+            while not self._task.done():
+                left = None if until is None else max(until - time.monotonic(), 0)
+                try:
+                    if not (await asyncio.wait({self._task}, timeout=left))[0]:
+                        return None
+                except asyncio.CancelledError:
+                    details = activity.cancellation_details()
+                    if details is not None and details.cancel_requested:
+                        self._happened.put_nowait(CancelRequested())
+                        continue
+                    if details is not None and details.worker_shutdown:
+                        await self.stop()
                     raise
-                self._happened.put_nowait(CancelRequested())
+            return None if self._task.cancelled() else self._task.result()
+        finally:
+            self._attended(-1)
+
+    def failure(self) -> BaseException | None:
+        """What it broke with."""
+        return None if self._task.cancelled() else self._task.exception()
+
+    async def stop(self) -> None:
+        """Hand back what is in flight, and end."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    def _attended(self, change: int) -> None:
+        """While no attempt waits nothing is begun: another worker may have been given the segment."""
+        self._waiting += change
+        if self._alone is not None:
+            self._alone.cancel()
+            self._alone = None
+        if self._waiting:
+            self._waited_for.set()
+        elif not self._task.done():
+            self._waited_for.clear()
+            self._alone = asyncio.get_running_loop().call_later(LEFT_ALONE.total_seconds(), self._task.cancel)
+
+    # ---- driving
 
     async def _drive(self, commands: Sequence[Command]) -> SegmentDone:
-        alarm = self._set_alarm()
+        let_go = await self._segments.let_ahead()
+        alarm = None
         try:
+            await self._look_back()
+            alarm = self._set_alarm()
             self._take(commands, first=True)
             while self._flights or not self._happened.empty():
                 happened = await self._happened.get()
+                await self._waited_for.wait()
                 if isinstance(happened, BaseException):
                     raise happened
                 if happened is None:
@@ -166,7 +253,19 @@ class _Running:
             if alarm is not None:
                 alarm.cancel()
             await self._abandon()
+            let_go()
         return to_done(self._machine.state, self._left, messages=self._taken, final=self._final)
+
+    async def _look_back(self) -> None:
+        """At what attempts before this one have done; they may have been another worker's."""
+        plan, state = self._machine.plan, self._machine.state
+        self._before = before = await self._segments.journal.of_run(plan.run, after=state.next_number - 1)
+        if before:
+            self._taken += await self._segments.threads.sent(plan.thread, self._execution, placed=True)
+        # Once the run was cancelled, what an earlier attempt may have done still has to be said, and no more.
+        stop = self._segment.stop
+        told = [one for one in before if not stop or one.status in SETTLED or one.effect == Effect.EXTERNAL]
+        self._settled_before = max((record.number for record in told), default=0)
 
     def _would_end(self, reply: ModelReply) -> bool:
         state = self._machine.state
@@ -263,7 +362,7 @@ class _Running:
         try:
             self._happened.put_nowait(await self._performed(command))
         except asyncio.CancelledError:
-            if flight.part.stopped:
+            if flight.part.stopped and not flight.part.leaving:
                 self._happened.put_nowait(failed(command, "cancelled", "Cancelled", cancelled=True))
         except BaseException as error:
             self._happened.put_nowait(error)
@@ -305,6 +404,7 @@ class _Running:
         """Of what is still in flight, when this attempt ends without it."""
         flights = list(self._flights.values())
         for flight in flights:
+            flight.part.leaving = True
             flight.task.cancel()
         await asyncio.gather(*(flight.task for flight in flights), return_exceptions=True)
 

@@ -110,6 +110,7 @@ KEPT_RESOLUTIONS = 50
 CARRIED_STEPS = 50
 ASIDES = -1_000_000  # from here downwards: what runs beside the steps has numbers too
 EVENTS_OF_A_STEP = 3  # of Temporal's history, at least, when each is an activity
+STEPS_OF_A_SEGMENT = 2  # that leave as many events, when each is an activity
 TOLD_WAITS = 20  # of a sub-agent's run, to its parent
 
 T = TypeVar("T")
@@ -132,6 +133,7 @@ class AgentRun:
         self._taken: set[str] = set()
         self._refused: deque[str] = deque(maxlen=KEPT_REFUSALS)
         self._handed_over_at = 0
+        self._segments = 0
         self._asides: set[int] = set()
         self._aside_number = ASIDES
         self._timer: asyncio.Task[None] | None = None
@@ -634,7 +636,12 @@ class AgentRun:
 
         What happens meanwhile is handled afterwards; a cancellation ends it.
         """
-        segment = asyncio.create_task(self._steps.segment(commands))
+        first = (
+            machine.state.next_number == machine.plan.next_number + len(commands)
+            and workflow.info().continued_run_id is None
+        )
+        self._segments += 1
+        segment = asyncio.create_task(self._steps.segment(commands, first=first))
         while not segment.done():
             try:
                 await asyncio.shield(segment)
@@ -647,7 +654,7 @@ class AgentRun:
             done = segment.result()
         except FailureError as error:
             return machine.broke(code_of(error), words_of(error)), {}
-        machine.state, left = in_done(done)
+        machine.state, left = in_done(done, machine.state.steps)
         self._taken.update(done.messages)
         if done.final is not None:
             self._events.append(ModelReplied(machine.state.model_number, done.final))
@@ -932,7 +939,11 @@ class AgentRun:
         wanted = machine.plan.continue_as_new_after
         due = wanted is not None and done >= wanted
         if due and wanted is not None and machine.plan.execution == "segments":  # many steps leave few events there
-            due = workflow.info().get_current_history_length() >= EVENTS_OF_A_STEP * wanted
+            # Around local activities the history is not as long in a replay as it was.
+            if machine.plan.revision >= 2:
+                due = self._segments * STEPS_OF_A_SEGMENT >= wanted
+            else:
+                due = workflow.info().get_current_history_length() >= EVENTS_OF_A_STEP * wanted
         return workflow.info().is_continue_as_new_suggested() or due
 
     async def _hand_over(self, machine: Machine) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeGuard, get_args
 
 from pydantic import TypeAdapter
 
+from horarium.contract import StepSummary
 from horarium.ids import split_step_id
 from horarium.protocol import ModelReply, RunPlan, Segment, SegmentDone
 from workflows.commands import CallModel, CallTool, Command, Compact, Recall
@@ -76,10 +77,13 @@ def to_done(
     return SegmentDone(carried=packed(items), messages=tuple(messages), final=final)
 
 
-def in_done(done: SegmentDone) -> tuple[MachineState, list[Left]]:
-    """The other way round."""
-    state, *left = unpacked(done.carried)
-    return MachineState.model_validate(state), [_read(item) for item in left]
+def in_done(done: SegmentDone, shown: Sequence[StepSummary] = ()) -> tuple[MachineState, list[Left]]:
+    """The other way round; `shown`: the steps before it, which stay in sight."""
+    carried, *left = unpacked(done.carried)
+    state = MachineState.model_validate(carried)
+    known = {step.id for step in state.steps}
+    state.steps[:0] = [step for step in shown[-SHOWN_STEPS:] if step.id not in known]
+    return state, [_read(item) for item in left]
 
 
 def _dumped(state: MachineState) -> dict[str, Any]:

@@ -323,15 +323,20 @@ class Steps:
             event = _came_to(command, error)
         self._happened(event)
 
-    async def segment(self, commands: Sequence[Command]) -> protocol.SegmentDone:
+    async def segment(self, commands: Sequence[Command], *, first: bool) -> protocol.SegmentDone:
         """Have one activity carry out these commands and what follows from them, for as long as it needs nobody else.
 
+        The first of a run begins inside of the workflow task that opened it; one that takes longer goes on outside.
         Cancelled, it has what is in flight stopped, and brings what became of that.
 
         Raises:
             ActivityError: It cannot be carried out.
         """
         machine, stop = self._opened(), False
+        if first and machine.plan.revision >= 2:
+            at_once, stop = await self._started(to_segment(machine.plan, machine.state, commands, tenant=self._tenant))
+            if at_once is not None:
+                return at_once
         while True:
             try:
                 done: protocol.SegmentDone = await workflow.execute_activity(
@@ -352,6 +357,22 @@ class Steps:
                     raise
             stop = True  # no attempt was alive that could say what an earlier one had begun
         return done
+
+    async def _started(self, segment: protocol.Segment) -> tuple[protocol.SegmentDone | None, bool]:
+        """What a run's first segment came to, when that took but a moment; and whether the run was cancelled."""
+        try:
+            started: protocol.SegmentStarted = await workflow.execute_local_activity(
+                protocol.START_SEGMENT,
+                segment,
+                result_type=protocol.SegmentStarted,
+                start_to_close_timeout=LOCAL_TIMEOUT,
+                retry_policy=RetryPolicy(maximum_attempts=1),
+            )
+        except asyncio.CancelledError:
+            return None, True
+        except ActivityError as error:
+            return None, is_cancelled_exception(error)
+        return started.done, False
 
     async def deliver(self) -> None:
         """In a workflow of its own, so that a store that is away keeps no run from ending, and nothing is lost."""

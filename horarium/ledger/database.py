@@ -14,22 +14,23 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Dialect, Executable, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Executable, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from horarium.errors import ConfigError, Unreachable
 from horarium.ledger.blobs import Blobs
 from horarium.settings import Settings
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
 LOCK_PATIENCE = 15.0  # seconds, for another process that writes
+KEPT_STATEMENTS = 512  # compiled, on each connection
+CHECKPOINT_EVERY = 500  # commits of this process
+MOST_PAGES = 8_000  # of 4 KiB in the log, before a commit waits until they are in the file
 _MIGRATION_LOCK = 7_206_017  # any number, the same in every process of ours
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 
@@ -180,7 +181,8 @@ class _OnThisThread:
 
     def done(self) -> None:
         """Let SQLAlchemy forget the transaction that it believes it is in."""
-        self.connection.rollback()
+        if self.connection.in_transaction():
+            self.connection.rollback()
 
 
 class _Sqlite:
@@ -188,16 +190,24 @@ class _Sqlite:
         self._path = Path(make_url(url).database or "ledger.db")
         self._engine = create_engine(
             f"sqlite:///{self._path}",
-            connect_args={"timeout": 0.02, "isolation_level": None, "check_same_thread": False},
+            connect_args={
+                "timeout": 0.02,
+                "isolation_level": None,
+                "check_same_thread": False,
+                "cached_statements": KEPT_STATEMENTS,
+            },
         )
         # One writer at a time whoever asks: those of this process queue here instead of polling the file's lock.
         self._writers = asyncio.Lock()
         self._open: dict[str, _OnThisThread] = {}
+        self._commits = 0
+        self._checkpoint: asyncio.Future[None] | None = None
         event.listen(self._engine, "connect", self._prepare)
 
     @staticmethod
     def _prepare(connection: Any, _record: Any) -> None:
-        for pragma in ("synchronous=NORMAL", "foreign_keys=ON", "journal_size_limit=67108864"):
+        pragmas = ("synchronous=NORMAL", "foreign_keys=ON", "journal_size_limit=67108864")
+        for pragma in (*pragmas, f"wal_autocheckpoint={MOST_PAGES}"):
             connection.execute(f"PRAGMA {pragma}")
 
     def _statements(self, purpose: str) -> _OnThisThread:
@@ -205,36 +215,57 @@ class _Sqlite:
             self._open[purpose] = _OnThisThread(self._engine.connect())
         return self._open[purpose]
 
-    @contextlib.asynccontextmanager
-    async def write(self, durable: bool) -> AsyncIterator[Statements]:
-        async with self._writers:
+    def write(self, durable: bool) -> AbstractAsyncContextManager[Statements]:
+        return _Writing(self, durable)
+
+    async def begin(self, durable: bool) -> _OnThisThread:
+        """Begin a transaction that writes, as soon as nobody else has one."""
+        await self._writers.acquire()
+        try:
             statements = self._statements("durable" if durable else "write")
             if durable:
                 statements.control("PRAGMA synchronous=FULL")
-            await self._begin(statements)
-            try:
-                yield statements
-                if durable:
-                    await asyncio.shield(asyncio.to_thread(statements.control, "COMMIT"))
-                else:
-                    statements.control("COMMIT")
-            except BaseException:
+            deadline = time.monotonic() + LOCK_PATIENCE
+            while True:
+                try:
+                    statements.control("BEGIN IMMEDIATE")
+                    return statements
+                except OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(0.002)
+        except BaseException:
+            self._writers.release()
+            raise
+
+    async def end(self, statements: _OnThisThread, durable: bool, *, commit: bool) -> None:
+        """End it; what cannot be committed is rolled back."""
+        try:
+            if commit and durable:
+                await asyncio.shield(asyncio.to_thread(statements.control, "COMMIT"))
+            elif commit:
+                statements.control("COMMIT")
+        except BaseException:
+            commit = False
+            raise
+        finally:
+            if not commit:
                 with contextlib.suppress(DBAPIError):
                     statements.control("ROLLBACK")
-                raise
-            finally:
-                statements.done()
+            statements.done()
+            self._writers.release()
+        self._commits += 1
+        if self._commits % CHECKPOINT_EVERY == 0:
+            self._begin_checkpoint()
 
-    async def _begin(self, statements: _OnThisThread) -> None:
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while True:
-            try:
-                statements.control("BEGIN IMMEDIATE")
-                return
-            except OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.002)
+    def _begin_checkpoint(self) -> None:
+        """Bring what was committed into the file itself, on a thread: the disk is waited for, and nobody else is."""
+        if self._checkpoint is None or self._checkpoint.done():
+            self._checkpoint = asyncio.get_running_loop().run_in_executor(None, self._bring_in)
+
+    def _bring_in(self) -> None:
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self._path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[Statements]:
@@ -259,9 +290,28 @@ class _Sqlite:
                 connection.invalidate()
 
     async def close(self) -> None:
+        if self._checkpoint is not None:
+            await self._checkpoint
         for statements in self._open.values():
             statements.connection.close()
         self._engine.dispose()
+
+
+class _Writing:
+    """One transaction of SQLite's; a class, because a generator costs as much as some of its statements."""
+
+    __slots__ = ("_durable", "_ledger", "_statements")
+
+    def __init__(self, ledger: _Sqlite, durable: bool) -> None:
+        self._ledger = ledger
+        self._durable = durable
+
+    async def __aenter__(self) -> Statements:
+        self._statements = await self._ledger.begin(self._durable)
+        return self._statements
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._ledger.end(self._statements, self._durable, commit=kind is None)
 
 
 class _OverTheWire:
@@ -283,6 +333,8 @@ class _OverTheWire:
 
 class _Postgres:
     def __init__(self, url: str) -> None:
+        from sqlalchemy.ext.asyncio import create_async_engine  # brings the whole ORM, which SQLite does without
+
         self._engine = create_async_engine(url, pool_size=8, max_overflow=24, pool_recycle=1800)
 
     @contextlib.asynccontextmanager
@@ -310,9 +362,22 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def _upgrade(connection: Connection) -> None:
+    migrations = Path(__file__).parent / "migrations"
+    newest = max(file.name for file in (migrations / "versions").glob("[0-9]*.py")).partition("_")[0]
+    if _revision(connection) == newest:
+        return
+    # Every process comes by here, and nearly all of them find nothing to do: that should not cost them its import.
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(migrations))
     config.attributes["connection"] = connection
-    head = ScriptDirectory.from_config(config).get_current_head()
-    if MigrationContext.configure(connection).get_current_revision() != head:
-        command.upgrade(config, "head")
+    command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision

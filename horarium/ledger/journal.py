@@ -182,9 +182,25 @@ _SETTLE = Prepared(
     )
     .returning(*steps.c)
 )
-_LAST_SEQ = Prepared(select(func.max(messages.c.seq)).where(messages.c.thread_id == bindparam("of_thread")))
-_APPEND_NAMES = ("thread_id", "seq", "role", "text", "run_id", "step", "call_id", "created_at")
-_APPEND = Prepared(insert(messages).values({name: bindparam(name) for name in _APPEND_NAMES}).returning(messages.c.seq))
+_before = messages.alias()
+_NEXT_SEQ = (
+    select(func.coalesce(func.max(_before.c.seq), literal_column("-1")) + literal_column("1"))
+    .where(_before.c.thread_id == bindparam("of_thread"))
+    .scalar_subquery()
+)
+_APPEND_NAMES = ("thread_id", "role", "text", "run_id", "step", "call_id", "created_at")
+_APPEND = Prepared(
+    insert(messages)
+    .values({**{name: bindparam(name) for name in _APPEND_NAMES}, "seq": _NEXT_SEQ})
+    .returning(messages.c.seq)
+)
+_PLACE = Prepared(
+    update(messages)
+    .where(messages.c.thread_id == bindparam("of_thread"), messages.c.ref == bindparam("of_ref"))
+    .where(messages.c.seq.is_(None))
+    .values(seq=_NEXT_SEQ)
+    .returning(messages.c.seq)
+)
 
 
 def _fresh_claim(insert_into: Any) -> Prepared:
@@ -739,22 +755,15 @@ async def append_messages(
     connection: Statements, thread: str, run_id: str, append: Sequence[Answered], now: datetime
 ) -> None:
     """Append to a thread, in order. The run that has the thread open is its only writer."""
-    last = (await connection.run(_LAST_SEQ, of_thread=thread))[0][0]
-    seq = 0 if last is None else int(last) + 1
     for item in append:
         if item.ref is not None:
-            placed = await connection.execute(
-                update(messages)
-                .where(messages.c.thread_id == thread, messages.c.ref == item.ref, messages.c.seq.is_(None))
-                .values(seq=seq)
-            )
-            seq += placed.rowcount
+            await connection.run(_PLACE, of_thread=thread, of_ref=item.ref)
             continue
         origin, number = split_step_id(item.step) if item.step else (run_id, None)
         await connection.run(
             _APPEND,
+            of_thread=thread,
             thread_id=thread,
-            seq=seq,
             role=item.role,
             text=item.text,
             run_id=origin,
@@ -762,7 +771,6 @@ async def append_messages(
             call_id=item.call_id,
             created_at=now,
         )
-        seq += 1
 
 
 async def leave_nothing_claimed(connection: Statements, run_id: str, now: datetime) -> None:

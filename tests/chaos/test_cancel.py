@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import running_stack
+
+pytestmark = in_both_modes
 
 LOOK = '''
 from horarium import tool
@@ -36,6 +40,6 @@ async def test_a_run_that_is_cancelled_while_a_step_answers_ends(tmp_path: Path)
             await run.cancel()
             return (await run.result(timedelta(seconds=30))).status
 
-        statuses = [await cancelled() for _ in range(20)]
+        statuses = [await cancelled() for _ in range(12)]
 
     assert set(statuses) == {"cancelled"}

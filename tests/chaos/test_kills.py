@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from horarium.definition import Execution
 from tests.chaos.book import KINDS
 from tests.chaos.harness import Target, chaos
 
@@ -13,14 +14,21 @@ from tests.chaos.harness import Target, chaos
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("targets", "kills"),
-    [(("engine",), 15), (("tools",), 5), (("server",), 3), (("engine", "tools", "server"), 5)],
-    ids=["engine", "tool-worker", "server", "all"],
+    ("targets", "kills", "execution"),
+    [
+        (("engine",), 15, "steps"),
+        (("engine",), 15, "segments"),
+        (("tools",), 5, "steps"),
+        (("server",), 3, "steps"),
+        (("engine", "tools", "server"), 5, "steps"),
+        (("engine", "tools", "server"), 5, "segments"),
+    ],
+    ids=["engine", "engine-segments", "tool-worker", "server", "all", "all-segments"],
 )
 async def test_no_effect_is_lost_or_doubled_under_kill_9(
-    tmp_path: Path, targets: tuple[Target, ...], kills: int
+    tmp_path: Path, targets: tuple[Target, ...], kills: int, execution: Execution
 ) -> None:
-    outcome = await chaos(tmp_path, kills=kills, seed=20261121, targets=targets)
+    outcome = await chaos(tmp_path, kills=kills, seed=20261121, targets=targets, execution=execution)
 
     assert outcome.problems == []
     assert outcome.kills.total() == kills

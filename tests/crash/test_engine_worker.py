@@ -21,9 +21,10 @@ from tests.crash.rig import (
     wait_for,
 )
 from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import Stack, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("execution")]
+pytestmark = [pytest.mark.slow, in_both_modes]
 
 KILLED = [(tool, ref) for tool in ("look", "put", "post", "pay") for ref in ("inside", "after")]
 

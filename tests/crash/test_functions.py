@@ -11,9 +11,11 @@ import pytest
 from horarium.client import Run
 from horarium.contract import CallerFunction
 from tests.crash.rig import completed, of_kind, wait_for
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import running_stack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, in_both_modes]
 
 RUNS = 6
 FUNCTION = CallerFunction(name="get_weather", description="The weather.")

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.crash.rig import begin, completed, crash_stack, of_kind, settled_before
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, in_both_modes]
 
 
 async def test_a_worker_that_leaves_finishes_what_is_short(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.crash.rig import PATIENCE, completed, crash_stack, of_kind, settled_before
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.postgres import postgres_url
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, in_both_modes]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 from horarium.contract import SIGNAL_APPROVE, Decision
 from horarium.errors import HorariumError
 from tests.crash.rig import PATIENCE, begin_all, completed, crash_stack, of_kind, settled_before, wait_for
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import Stack, until
 from workers.server import server_binary
 
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.slow
 CALLS = [("look", "inside"), ("put", "inside"), ("pay", "after")]
 
 
+@in_both_modes
 async def test_a_server_that_was_killed_goes_on_from_its_file(tmp_path: Path) -> None:
     async with crash_stack(tmp_path) as (stack, book):
         runs = await begin_all(stack.client, *CALLS)
@@ -64,6 +67,7 @@ async def start_until_it_is_taken(stack: Stack, key: str, away: asyncio.Event) -
             return run.id
 
 
+@in_both_modes
 async def test_after_the_death_of_everything_the_runs_go_on(tmp_path: Path) -> None:
     async with crash_stack(tmp_path) as (stack, book):
         runs = await begin_all(stack.client, *CALLS, ("post", "after"))

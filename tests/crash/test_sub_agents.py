@@ -15,6 +15,8 @@ from horarium.client import Run
 from horarium.errors import HorariumError
 from horarium.ledger.runs import RunRecord, Runs
 from tests.crash.rig import PATIENCE, Book, completed, crash_stack, settled_before
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import Stack, until
 
 pytestmark = pytest.mark.slow
@@ -57,6 +59,7 @@ async def approve_all(stack: Stack, count: int) -> None:
         await run.approve(next(item for item in await run.approvals() if item.id == question.id), by="ann")
 
 
+@in_both_modes
 async def test_after_a_kill_a_tree_of_three_levels_goes_on_and_each_effect_is_what_it_promises(tmp_path: Path) -> None:
     async with crash_stack(tmp_path, workers=()) as (stack, book):
         write_agents(tmp_path)

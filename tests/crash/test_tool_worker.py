@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash.rig import begin_all, completed, crash_stack, of_kind, settled_before, wait_for
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +64,7 @@ async def test_a_tool_worker_does_not_notice_that_the_engine_was_killed(tmp_path
     assert [len(book.effects(runs[call], call[0])) for call in CALLS] == [2, 1, 1, 1]
 
 
+@in_both_modes
 async def test_what_the_tool_worker_did_while_no_engine_lived_counts(tmp_path: Path) -> None:
     async with crash_stack(tmp_path, settings=OWN, workers=("engine", "tools")) as (stack, book):
         run = (await begin_all(stack.client, ("post", "inside")))["post", "inside"]

@@ -18,7 +18,6 @@ from temporalio.testing import WorkflowEnvironment
 from horarium.contract import SEARCH_ATTRIBUTES
 from horarium.conversion import data_converter
 from horarium.definition import Execution
-from horarium.settings import Settings
 from horarium.tools import Effect, NotPerformed, Performed, ToolContext, ToolError, tool
 from tests.support.engine import TUNING, Engine, running_engine
 
@@ -141,12 +140,13 @@ def world() -> World:
 
 @pytest.fixture
 async def engine(env: WorkflowEnvironment, tmp_path: Path, world: World, execution: Execution) -> AsyncIterator[Engine]:
-    settings = Settings(root=tmp_path, worker={"execution": execution})
-    async with running_engine(env, tmp_path, world.tools(), settings=settings) as engine:  # type: ignore[arg-type]
+    async with running_engine(env, tmp_path, world.tools()) as engine:  # type: ignore[arg-type]
         yield engine
 
 
 @pytest.fixture
-async def skipping_engine(skipping_env: WorkflowEnvironment, tmp_path: Path, world: World) -> AsyncIterator[Engine]:
+async def skipping_engine(
+    skipping_env: WorkflowEnvironment, tmp_path: Path, world: World, execution: Execution
+) -> AsyncIterator[Engine]:
     async with running_engine(skipping_env, tmp_path, world.tools()) as engine:  # type: ignore[arg-type]
         yield engine

@@ -14,6 +14,10 @@ from horarium.errors import ConfigError, Conflict, FunctionCallNotFound, OutputR
 from horarium.ledger.functions import Functions
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+
+pytestmark = in_both_modes
 
 WEATHER = CallerFunction(
     name="get_weather",

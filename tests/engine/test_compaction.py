@@ -28,7 +28,11 @@ from horarium.protocol import CompactThread
 from horarium.turns import stored_turn
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import running_stack, until
+
+pytestmark = in_both_modes
 
 WINDOW = 3_000
 

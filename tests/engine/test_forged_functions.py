@@ -27,6 +27,10 @@ from horarium.protocol import (
 from tests.engine.test_caller_functions import AGENT, WEATHER, given
 from tests.support.engine import Engine, asks, call, says
 from tests.support.intruder import ask_for
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+
+pytestmark = in_both_modes
 
 SECRETS = ("gold", "Oslo")
 

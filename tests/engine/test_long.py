@@ -15,6 +15,10 @@ from activities.models.base import ModelRequest, RequestedCall, Turn
 from horarium.definitions import Agent, Limits
 from horarium.tools import tool
 from tests.support.engine import Engine, Said, running_engine, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+
+pytestmark = in_both_modes
 
 
 @tool(effect="read")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 from sqlalchemy import text as sql
-from sqlalchemy import update
 from temporalio.testing import WorkflowEnvironment
 
 from activities.models.base import ModelRequest, Turn
@@ -20,11 +20,13 @@ from horarium.definitions import Agent, Limits, Memory, ModelSettings, Rubric
 from horarium.errors import ModelRejected, ModelUnavailable
 from horarium.ledger.database import Ledger
 from horarium.ledger.memories import Memories
-from horarium.ledger.schema import steps
+from horarium.ledger.schema import messages, steps
 from horarium.memories import Memory as Remembered
 from horarium.settings import MemorySettings, Settings
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, Said, asks, call, running_engine, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 
 CHECK = """
 def good(run):
@@ -134,6 +136,7 @@ async def test_a_run_whose_ranking_is_not_installed_does_not_begin_and_says_what
     assert engine.model.requests == []
 
 
+@in_both_modes
 async def test_what_a_user_said_is_told_to_their_next_run_with_any_scope(engine: Engine) -> None:
     await run_of(engine, clerk(), says(), learned(facts={"Units": "Prefers metric units."}), input="How far is it?")
 
@@ -159,6 +162,7 @@ async def test_two_users_and_two_tenants_never_see_each_others(engine: Engine) -
     assert seen == [False, False, True]
 
 
+@in_both_modes
 async def test_a_run_that_is_nobodys_has_no_user_memories(engine: Engine) -> None:
     run = await engine.start(clerk(kinds=("user",)), says(), learned(facts={"Units": "Prefers metric units."}))
     await engine.finish(run)
@@ -210,6 +214,7 @@ async def test_a_summary_needs_no_model_unless_one_is_named(engine: Engine) -> N
     assert (asked_once, texts) == (1, ["Far.", "asked: How far? — answered: Ten miles."])
 
 
+@in_both_modes
 async def test_what_finding_and_judging_used_is_the_runs(engine: Engine) -> None:
     rubric = Rubric(model="scripted:judge", criteria="It looked.")
     run = await engine.start(clerk(rubric=rubric), says(), HOW, says('{"score": 1, "reason": "It looked."}'))
@@ -245,6 +250,7 @@ async def test_a_model_that_judges_admits_a_procedure_or_lets_it_wait(
     assert (await report_of(engine, run))["passed"] == (status == "active")
 
 
+@in_both_modes
 async def test_only_the_run_that_did_well_by_the_check_teaches(engine: Engine) -> None:
     agent = clerk(rubric=Rubric(check="rubrics/desk.py:good"))
     await run_of(engine, agent, says("Done."), learned(procedures={"Invoices": "Guess."}))
@@ -287,6 +293,7 @@ async def test_a_check_that_never_ends_is_stopped(env: WorkflowEnvironment, tmp_
         assert [memory.shown.status for memory in await known(engine)] == ["candidate"]
 
 
+@in_both_modes
 async def test_a_run_that_did_not_complete_teaches_nothing(engine: Engine) -> None:
     agent = clerk().model_copy(update={"limits": Limits(max_turns=1)})
     run = await engine.start(agent, asks(call("look")), says(), learned(facts={"a": "b"}), requested_by="ana")
@@ -334,9 +341,19 @@ async def test_what_was_learned_from_untrusted_content_is_told_only_after_review
     assert "666" not in told(engine)
 
 
+async def authors(engine: Engine) -> set[str | None]:
+    async with engine.ledger.read() as connection:
+        return set((await connection.scalars(select(messages.c.author))).all())
+
+
+@in_both_modes
 async def test_what_somebody_else_said_in_a_users_run_is_told_only_after_review(engine: Engine) -> None:
     async def bob_joins_in(request: ModelRequest) -> Turn:
-        await engine.client.run(request.metadata["horarium_run"]).message("My bank has account 666.", by="bob")
+        run = engine.client.run(request.metadata["horarium_run"])
+        await run.message("My bank has account 666.", by="bob")
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            while "bob" not in await authors(engine):
+                await asyncio.sleep(0.02)
         return asks(call("look"))
 
     await run_of(engine, clerk(), bob_joins_in, says(), learned(facts={"Bank": "Account 666."}), by="ana")
@@ -411,6 +428,7 @@ async def test_finding_and_judging_each_have_the_time_of_a_turn_before_they_are_
     assert writing.start_to_close_timeout.ToTimedelta() >= 2 * settings.timeout
 
 
+@in_both_modes
 async def test_a_model_that_hangs_while_it_finds_does_not_keep_the_run(engine: Engine) -> None:
     async def hangs(request: ModelRequest) -> Turn:
         await asyncio.sleep(60)
@@ -425,6 +443,7 @@ async def test_a_model_that_hangs_while_it_finds_does_not_keep_the_run(engine: E
     )
 
 
+@in_both_modes
 async def test_a_ledger_that_is_locked_for_a_while_loses_no_memory(engine: Engine) -> None:
     entered, go = asyncio.Event(), asyncio.Event()
 
@@ -447,6 +466,7 @@ async def test_a_ledger_that_is_locked_for_a_while_loses_no_memory(engine: Engin
     assert [memory.shown.text for memory in await known(engine)] == ["Metric."]
 
 
+@in_both_modes
 async def test_a_run_whose_memories_cannot_be_read_goes_on_and_says_so(engine: Engine) -> None:
     agent = clerk(store="foundry")  # nothing is said of which one
     run = await run_of(engine, agent, says())

@@ -40,6 +40,7 @@ from horarium.protocol import (
     ModelReply,
     Payload,
     RecordVote,
+    SegmentDone,
     SettleApprovals,
     SettleQuestion,
     SettleStep,
@@ -51,6 +52,9 @@ from horarium.settings import ApprovalsSettings, Settings, TemporalSettings
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
 from tests.support.intruder import ask_for, intrude
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+from workflows.segment import in_done
 
 Way = Literal["update", "signal"]
 WAYS: tuple[Way, ...] = ("update", "signal")
@@ -278,6 +282,7 @@ async def test_a_rejection_needs_proof_as_well(engine: Engine, world: World, sig
     assert world.effects == []
 
 
+@in_both_modes
 async def test_a_proof_is_good_for_one_approval_of_two_that_are_alike(
     engine: Engine, world: World, signer: Signer
 ) -> None:
@@ -299,6 +304,7 @@ async def test_a_proof_is_good_for_one_approval_of_two_that_are_alike(
 # ---- what releases
 
 
+@in_both_modes
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_signed_decision_releases_the_effect_once_and_its_key_is_on_record(
     engine: Engine, world: World, signer: Signer, way: Way
@@ -330,6 +336,7 @@ async def test_a_client_without_a_key_is_told_that_its_decision_is_not_proved(en
     assert (world.effects, (await run.status()).status) == ([], "requires_action")
 
 
+@in_both_modes
 @pytest.mark.parametrize("arguments", [{"amount": 70}, {"amount": 7}], ids=["other arguments", "the same arguments"])
 async def test_a_signed_edit_is_performed_with_the_persons_arguments(
     engine: Engine, world: World, signer: Signer, arguments: dict[str, Any]
@@ -343,6 +350,7 @@ async def test_a_signed_edit_is_performed_with_the_persons_arguments(
     assert await trail(engine, run, "decision.refused") == []
 
 
+@in_both_modes
 async def test_two_signed_votes_release_what_the_second_changed_back(
     engine: Engine, world: World, signer: Signer
 ) -> None:
@@ -358,6 +366,7 @@ async def test_two_signed_votes_release_what_the_second_changed_back(
     assert await trail(engine, run, "decision.refused") == []
 
 
+@in_both_modes
 async def test_two_signed_votes_release_what_the_first_changed(engine: Engine, world: World, signer: Signer) -> None:
     run = await engine.start(clerk(ApprovalRule(tools=("pay",), required=2)), asks(call("pay", amount=7)), says())
     approval = await first(run)
@@ -378,6 +387,7 @@ async def over(proof: Proof | None) -> None:
             await asyncio.sleep(0.05)
 
 
+@in_both_modes
 async def test_votes_further_apart_than_a_proof_lasts_release_the_call_together(
     engine: Engine, world: World, signer: Signer
 ) -> None:
@@ -398,6 +408,7 @@ async def test_votes_further_apart_than_a_proof_lasts_release_the_call_together(
     assert await trail(engine, run, "decision.refused") == []
 
 
+@in_both_modes
 async def test_a_vote_whose_key_was_revoked_since_releases_nothing(
     engine: Engine, world: World, ring: KeyRing, signer: Signer
 ) -> None:
@@ -449,6 +460,7 @@ async def test_a_word_on_an_unknown_outcome_without_proof_changes_nothing(
     assert world.effects == []
 
 
+@in_both_modes
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("comment", [None, "It never arrived."])
 async def test_a_signed_word_to_do_it_again_does_it_once(
@@ -510,6 +522,7 @@ async def test_with_proof_off_a_proof_that_is_wrong_is_refused_all_the_same(
         assert [vote.key for vote in await engine.client.votes(approval.id)] == [signer.id]
 
 
+@in_both_modes
 async def test_a_run_opened_without_proof_goes_back_to_its_approval_once_proof_is_required(
     env: WorkflowEnvironment, tmp_path: Path, world: World, signer: Signer
 ) -> None:
@@ -586,6 +599,7 @@ async def test_a_run_opened_without_proof_takes_no_unsigned_word_on_an_unknown_o
         assert world.effects == []
 
 
+@in_both_modes
 async def test_an_unsigned_vote_in_a_run_opened_without_proof_does_not_count_and_leaves_the_signed_ones(
     env: WorkflowEnvironment, tmp_path: Path, world: World, signer: Signer
 ) -> None:
@@ -707,6 +721,7 @@ async def strict_tools(env: WorkflowEnvironment, tmp_path: Path, world: World, s
             await asyncio.wait_for(tools, 30)
 
 
+@in_both_modes
 async def test_a_tool_worker_that_requires_proof_performs_nothing_for_an_engine_that_does_not(
     strict_tools: Engine, world: World, signer: Signer
 ) -> None:
@@ -715,6 +730,7 @@ async def test_a_tool_worker_that_requires_proof_performs_nothing_for_an_engine_
     await refused_and_then_signed(strict_tools, run, await first(run), world, signer)
 
 
+@in_both_modes
 async def test_a_tool_worker_that_requires_proof_does_nothing_again_without_it(
     strict_tools: Engine, world: World, signer: Signer
 ) -> None:
@@ -775,9 +791,15 @@ async def asked_calls(engine: Engine, run: Run) -> tuple[Call, ...]:
     history = await plain(engine, run).fetch_history()
     for event in history.events:
         result = event.activity_task_completed_event_attributes.result
-        if result.payloads:
-            [reply] = await engine.env.client.data_converter.decode(result.payloads, [ModelReply])
-            return ModelReply.model_validate(reply).calls
+        marked = event.marker_recorded_event_attributes.details
+        for payloads in (result, marked.get("result", result)):
+            told = next(iter(await engine.env.client.data_converter.decode(payloads.payloads)), None)
+            done = told.get("done", told) if isinstance(told, dict) else {}
+            if "carried" in done:
+                state, _ = in_done(SegmentDone.model_validate(done))
+                return tuple(one.call for one in state.calls)
+            if "calls" in done:
+                return ModelReply.model_validate(done).calls
     raise AssertionError("The model was not asked.")
 
 
@@ -814,6 +836,7 @@ async def made_up(engine: Engine, run: Run, approval: Approval, signer: Signer, 
             )
 
 
+@in_both_modes
 @pytest.mark.parametrize("what", ["vote", "reject", "answer", "settle", "step"])
 async def test_what_an_intruder_has_written_down_is_nobodys_proven_word_and_the_run_goes_on_as_it_was(
     engine: Engine, world: World, signer: Signer, what: str
@@ -878,6 +901,7 @@ async def test_with_proof_off_a_key_that_was_only_named_is_not_recorded(
         assert [vote.key for vote in await engine.client.votes(approval.id)] == [None]
 
 
+@in_both_modes
 @pytest.mark.parametrize("change", ["no approval", "another approval", "another call", "a tool that only reads"])
 async def test_a_call_that_an_intruder_makes_up_leaves_the_step_to_the_run(
     env: WorkflowEnvironment, tmp_path: Path, world: World, change: str
@@ -907,6 +931,7 @@ async def test_a_call_that_an_intruder_makes_up_leaves_the_step_to_the_run(
         assert [amount for _, amount in world.effects] == ["7"]
 
 
+@in_both_modes
 async def test_an_activity_that_an_intruder_asks_for_performs_nothing_that_these_very_people_did_not_sign(
     engine: Engine, world: World, signer: Signer
 ) -> None:

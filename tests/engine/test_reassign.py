@@ -28,6 +28,10 @@ from horarium.settings import ApprovalsSettings, Settings
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
 from tests.support.intruder import ask_for
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+
+pytestmark = in_both_modes
 
 HOUR = timedelta(hours=1)
 ACCEPTED: Final = "workflow_execution_update_accepted_event_attributes"

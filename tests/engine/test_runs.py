@@ -11,6 +11,7 @@ import pytest
 from activities.models.base import RequestedCall
 from horarium.content import digest
 from horarium.contract import RunRequest
+from horarium.definition import Execution
 from horarium.definitions import Agent, Limits, Memory
 from horarium.errors import (
     ApprovalAlreadyDecided,
@@ -211,7 +212,7 @@ async def test_wall_time_ends_a_run_but_does_not_run_while_people_are_waited_for
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 async def test_continuing_as_new_at_every_step_changes_nothing_that_can_be_seen(
-    engine: Engine, world: World, every: int
+    engine: Engine, world: World, execution: Execution, every: int
 ) -> None:
     run = await engine.start(
         agent(),
@@ -232,7 +233,7 @@ async def test_continuing_as_new_at_every_step_changes_nothing_that_can_be_seen(
     assert [s.number for s in await run.steps()] == list(range(1, 12))
     assert [amount for _, amount in world.effects] == ["2"]
     executions = [e async for e in engine_executions(engine, run.id)]
-    assert len(executions) > 2
+    assert len(executions) > (2 if execution == "steps" else 1)  # a segment leaves few events, which is what counts
 
 
 async def engine_executions(engine: Engine, run_id: str) -> Any:

@@ -29,6 +29,10 @@ from horarium.protocol import (
 from horarium.tools import Effect, ToolContext, tool
 from tests.support.engine import Engine, asks, call, running_engine, says
 from tests.support.intruder import ask_for
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+
+pytestmark = in_both_modes
 
 KEEPER = Agent("keeper", model="scripted:x", memory=Memory(scope="desk", kinds=("summary",), extraction="off"))
 

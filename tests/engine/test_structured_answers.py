@@ -15,6 +15,10 @@ from horarium.ids import new_run_id
 from horarium.structured import MAX_SCHEMA_BYTES
 from tests.engine.conftest import World
 from tests.support.engine import Engine, asks, call, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+
+pytestmark = in_both_modes
 
 WEATHER: dict[str, Any] = {
     "type": "object",

@@ -23,6 +23,10 @@ from tests.engine.conftest import World
 from tests.engine.test_routines import Ticking, routine
 from tests.support.cast import Cast, approve, hands, until_asked
 from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+
+pytestmark = in_both_modes
 
 CANCEL_REQUESTED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
 

@@ -8,6 +8,10 @@ from horarium.definitions import Agent
 from horarium.errors import Conflict, HorariumError, ThreadBusy, ThreadNotFound
 from tests.engine.conftest import World
 from tests.support.engine import Engine, asks, call, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+
+pytestmark = in_both_modes
 
 
 def agent() -> Agent:

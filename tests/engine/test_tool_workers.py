@@ -22,6 +22,10 @@ from horarium.settings import ApprovalsSettings, Settings, TemporalSettings, Too
 from tests.engine.conftest import World
 from tests.support.addresses import Server, listening
 from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
+
+pytestmark = in_both_modes
 
 SOON = timedelta(milliseconds=300)
 READER = Agent("reader", model="scripted:x", tools=["look"])

@@ -41,6 +41,8 @@ from tests.gateway.conftest import of_gateway
 from tests.gateway.streams import Event, events
 from tests.gateway.test_kills import BANK
 from tests.support.engine import Engine, asks, call, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import Stack, until
 from workers.server import free_port
 
@@ -112,6 +114,7 @@ async def test_a_decision_that_nobody_can_take_is_answered_in_words_and_the_same
         assert len(book.effects(run, "pay")) == 1
 
 
+@in_both_modes
 async def test_a_gateway_killed_in_mid_decision_leaves_one_effect_and_a_stream_that_goes_on(tmp_path: Path) -> None:
     seen: list[Event] = []
     async with crash_stack(tmp_path) as (stack, book):

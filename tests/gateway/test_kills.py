@@ -23,6 +23,8 @@ from horarium.settings import GatewaySettings
 from horarium.toolboxes import Toolbox
 from tests.crash.rig import crash_stack, wait_for
 from tests.gateway.conftest import keyed, of_gateway
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import Stack, until
 
 BANK = Toolbox(name="bank", tools=("look", "put", "post", "pay"), approvals=(ApprovalRule(tools=("p*",), required=0),))
@@ -58,6 +60,7 @@ async def the_run(stack: Stack, order: str) -> Run:
     return stack.client.run(found[0])
 
 
+@in_both_modes
 @pytest.mark.parametrize("ref", ["inside", "after"])
 async def test_a_worker_killed_in_mid_call_makes_no_second_effect_and_the_caller_has_the_result(
     tmp_path: Path, ref: str
@@ -80,6 +83,7 @@ async def test_a_worker_killed_in_mid_call_makes_no_second_effect_and_the_caller
         assert len(book.effects(run, "pay")) == 1
 
 
+@in_both_modes
 async def test_a_call_of_which_nobody_knows_is_not_made_again_and_waits_for_a_person(tmp_path: Path) -> None:
     order, got = new_run_id(), list[types.CallToolResult]()
     async with crash_stack(tmp_path) as (stack, book), bank(stack, patience=8) as client:

@@ -19,7 +19,11 @@ from horarium.ledger.memories import Memories
 from horarium.ledger.schema import steps
 from horarium.protocol import WriteMemory
 from tests.support.engine import Engine, running_engine, says
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import running_stack, until
+
+pytestmark = in_both_modes
 
 AGENT = """
 model: scripted:scripts/clerk.yaml

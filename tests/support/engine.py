@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import WorkflowRunner
@@ -36,9 +36,20 @@ TUNING = (
 Said = Turn | Exception | Callable[[ModelRequest], Turn | Awaitable[Turn]]
 
 
+class _CheckedOnce(SandboxedWorkflowRunner):
+    """A sandbox that checks each workflow's imports once in a process, and not again for every engine of a test."""
+
+    checked: ClassVar[set[type]] = set()
+
+    def prepare_workflow(self, defn: Any) -> None:
+        if defn.cls not in self.checked:
+            super().prepare_workflow(defn)
+            self.checked.add(defn.cls)
+
+
 def sandbox() -> WorkflowRunner:
     """Where tests run workflow code: a clock, a file or a die in it fails the test."""
-    return SandboxedWorkflowRunner(
+    return _CheckedOnce(
         restrictions=SandboxRestrictions.default.with_passthrough_modules(
             "horarium", "pydantic", "pydantic_core", "annotated_types", "jsonschema", "yaml", "structlog", "ulid"
         )

@@ -8,6 +8,8 @@ import pytest
 
 from horarium.definition import Execution
 
+in_both_modes = pytest.mark.usefixtures("execution")  # one test, or all of a module as its `pytestmark`
+
 
 @pytest.fixture(params=get_args(Execution))
 def execution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Execution:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.modes import execution as execution
+from tests.support.modes import in_both_modes
 from tests.support.stack import running_stack, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, in_both_modes]
 
 TOOLS = '''
 import json
