@@ -52,6 +52,7 @@ class View:
 class _Kept:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
+        self.weighed = 0  # characters, when they were counted last
         self.begin(None, None)
 
     def begin(self, summary: Summary | None, stood_for: StoodFor | None) -> None:
@@ -93,6 +94,7 @@ class Conversations:
         self._threads = Threads(ledger)
         self._summaries = Summaries(ledger)
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._chars = 0
 
     async def of(self, thread: str) -> list[TurnMessage]:
         """What a model is given of a thread, oldest first; a list of the caller's own."""
@@ -107,23 +109,23 @@ class Conversations:
             if summary != kept.summary:
                 # Summaries are rare; what stays of the conversation is a third of a window, so it is read again.
                 kept.begin(summary, await self._summaries.stood_for(thread, summary.upto) if summary else None)
-            new = await self._threads.read(thread, after=kept.last)
-            for message in new:
+            for message in await self._threads.read(thread, after=kept.last):
                 kept.take(message)
             view = kept.view()
-        if new:
-            self._evict()
+            if self._kept.get(thread) is kept:
+                self._chars += kept.chars - kept.weighed
+                kept.weighed = kept.chars
+        self._evict()
         return view
 
     def forget(self, thread: str) -> None:
         """Drop what is kept, as when the thread's run has ended."""
-        self._kept.pop(thread, None)
+        gone = self._kept.pop(thread, None)
+        self._chars -= gone.weighed if gone is not None else 0
 
     def _evict(self) -> None:
-        chars = sum(kept.chars for kept in self._kept.values())
-        while len(self._kept) > 1 and (len(self._kept) > KEPT_THREADS or chars > KEPT_CHARS):
-            _, oldest = self._kept.popitem(last=False)
-            chars -= oldest.chars
+        while len(self._kept) > 1 and (len(self._kept) > KEPT_THREADS or self._chars > KEPT_CHARS):
+            self.forget(next(iter(self._kept)))
 
 
 def summary_message(text: str, request: str | None) -> TurnMessage:

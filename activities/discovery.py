@@ -147,9 +147,11 @@ class Discovery:
         await self._toolsets.pin(run, agent.name, version, toolset)
 
 
-async def refresh(agents: Agents, files: AgentFiles | None, name: str) -> None:
-    """An edited definition counts from the next run on, without a restart."""
-    if files is not None:
-        agent = files.current().get(name)
-        if agent is not None:
-            await agents.register(agent)
+async def refresh(agents: Agents, files: AgentFiles | None, name: str) -> int | None:
+    """An edited definition counts from the next run on, without a restart.
+
+    Returns:
+        The newest version's number; None when the agent has no file.
+    """
+    agent = files.current().get(name) if files is not None else None
+    return await agents.register(agent) if agent is not None else None

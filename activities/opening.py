@@ -35,7 +35,7 @@ from horarium.ledger.answer_schemas import AnswerSchemas
 from horarium.ledger.approvals import Approvals
 from horarium.ledger.database import Ledger
 from horarium.ledger.journal import Journal, StepClaim, StepRecord
-from horarium.ledger.runs import Runs, handed_digest
+from horarium.ledger.runs import Asked, Runs, handed_digest
 from horarium.ledger.threads import ThreadMessage, Threads
 from horarium.ledger.ticks import Ticks
 from horarium.plans import plan_problems
@@ -113,14 +113,15 @@ class Opening:
             raise Conflict(
                 f"{run!r} cannot be a run's id.", hint="Use at most 200 letters, digits, '-', '_', '.' or ':'."
             )
-        parent = await self._parent_of(run, request)
-        await refresh(self._agents, self._files, request.agent)
-        version = await self._agents.get(request.agent, await self._discovery.pinned_version(run, request))
+        written = await self._runs.asked(run)
+        parent = await self._parent_of(run, request, written)
+        newest = await refresh(self._agents, self._files, request.agent)
+        version = await self._agents.get(request.agent, await self._discovery.pinned_version(run, request) or newest)
         agent = version.agent
         functions = await self._discovery.functions(run, request)
         await self._discovery.ensure(run, agent, version.version, request.tenant, functions.functions)
         served = await self._tools_are_served(run, agent)
-        not_by = await self._starters(run, request)
+        not_by = await self._starters(run, request, written)
         self._plan_can_be_kept(agent, served, not_by)
         asked = await self._direct.asked(run, request)
         called = await self._direct.served(run, agent, asked) if asked is not None else None
@@ -171,13 +172,12 @@ class Opening:
             return _without_model(plan).model_copy(update={"pending": pending, "next_number": 2})
         return _without_model(plan) if asked is not None or owed.callers else plan
 
-    async def _parent_of(self, run: str, request: RunRequest) -> StepRecord | None:
+    async def _parent_of(self, run: str, request: RunRequest, written: Asked | None) -> StepRecord | None:
         """The step that handed this run its task, as it was written down before; None when nobody did.
 
         Raises:
             Conflict: What starts this run is not what the parent handed down, or the parent does not wait for it.
         """
-        written = await self._runs.asked(run)
         above = (written.run.parent_run, written.run.parent_step) if written is not None else (None, None)
         if request.parent is None and above == (None, None):
             return None
@@ -192,12 +192,14 @@ class Opening:
             raise Conflict(f"Step {request.parent} no longer waits for run {run}.")
         return step
 
-    async def _starters(self, run: str, request: RunRequest) -> tuple[str, ...]:
+    async def _starters(self, run: str, request: RunRequest, written: Asked | None) -> tuple[str, ...]:
         """Who started the run, those that it goes on with and those above it: the people that four eyes keep out.
 
         Of a tick's run also who asked for the tick.
         """
-        starters: list[str | None] = [request.requested_by, await self._asked_by(run)]
+        starters: list[str | None] = [request.requested_by]
+        if written is not None and (written.run.tick, written.run.parent_run) != (None, None):
+            starters.append(await self._asked_by(run))
         above = split_step_id(request.parent)[0] if request.parent is not None else None
         ahead = [before for before in (request.resume_from, above) if before is not None]
         seen: set[str] = set()

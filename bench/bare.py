@@ -97,10 +97,19 @@ class BareLoop:
                 messages.append(await workflow.execute_activity(bare_tool, act, start_to_close_timeout=TIMEOUT))
 
 
+@workflow.defn(name="Nothing")
+class Nothing:
+    """What the server alone costs: a workflow that is over at once."""
+
+    @workflow.run
+    async def run(self) -> None:
+        """Do nothing."""
+
+
 async def serve(address: str) -> None:
     """Serve until killed."""
     client = await Client.connect(address, data_converter=pydantic_data_converter)
-    worker = Worker(client, task_queue=QUEUE, workflows=[BareLoop], activities=[bare_model, bare_tool])
+    worker = Worker(client, task_queue=QUEUE, workflows=[BareLoop, Nothing], activities=[bare_model, bare_tool])
     await worker.run()
 
 

@@ -23,6 +23,7 @@ from horarium.contract import Decision
 from horarium.errors import Unreachable
 
 CROWD = 50
+MOST_BARE = 100  # turns; the server ends a bare workflow of a few hundred, for the size of its history
 SOON = timedelta(seconds=60)  # for a run that has nothing left to do
 AT_ONCE = 20  # runs that are started, looked at or decided side by side
 HELD = 50  # parked runs that the evicting worker may keep
@@ -100,31 +101,53 @@ async def segments(rig: Rig, effort: Effort) -> list[Row]:
     """What a step costs when one activity makes many, beside one activity for each; and what is left behind."""
     rows: list[Row] = []
     for turns, repeats, bar in ((10, effort.short, None), (100, effort.long, 0.5), (1_000, effort.crowds, None)):
-        taken: dict[str, list[float]] = {"segments": [], "steps": []}
+        taken: dict[str, list[float]] = {"segments": [], "steps": [], "bare": []}
         for _ in range(repeats):
             taken["segments"].append(await _timed(rig.run(turns, agent=f"{TURNS[turns]}{IN_SEGMENTS}"), turns))
             taken["steps"].append(await _timed(rig.run(turns), turns))
+            if turns <= MOST_BARE:
+                taken["bare"].append(await _timed(rig.bare(turns), turns))
         rows.append(_beside("a step", turns, taken))
+        if taken["bare"]:
+            rows.append(_compared("segments", f"a step, {turns} turns", "ms", taken["segments"], taken["bare"], None))
         if bar is not None:
             rows.append(_alone("segments", f"a step, {turns} turns, absolute", "ms", taken["segments"], bar))
+    nothings: list[float] = []
     for turns in (5, 50):
         rates: dict[str, list[float]] = {"segments": [], "steps": []}
         for _ in range(effort.crowds):
             for way, agent in (("segments", f"{TURNS[turns]}{IN_SEGMENTS}"), ("steps", TURNS[turns])):
-                began = time.monotonic()
-                await asyncio.gather(*(rig.run(turns, agent=agent) for _ in range(CROWD)))
-                rates[way].append(CROWD * (_steps(turns) if turns > 5 else 1) / (time.monotonic() - began))
+                rates[way].append(await _crowded(rig, turns, agent))
+            if turns == 5:
+                nothings.append(await _rate(rig.nothing))
         unit = "steps/s" if turns > 5 else "runs/s"
         rows.append(_beside(f"{CROWD} runs at once", turns, rates, unit))
+        async with rig.another_worker():
+            together = [await _crowded(rig, turns, f"{TURNS[turns]}{IN_SEGMENTS}") for _ in range(effort.crowds)]
+        bar = 100.0 if turns == 5 else 3_000.0
+        crowd_of_two = _alone("segments", f"{CROWD} runs at once, {turns} turns, two workers", unit, together, bar)
+        rows.append(crowd_of_two.model_copy(update={"rate": True}))
+    rows.append(_alone("segments", f"{CROWD} workflows at once that do nothing", "runs/s", nothings, None))
     began = time.monotonic()
     run = await rig.run(effort.longest, agent=f"{TURNS[effort.longest]}{IN_SEGMENTS}")
     rows.append(_alone("segments", f"a run of {effort.longest:,} turns", "s", [time.monotonic() - began], 20))
     rows.append(_shown("segments", "its history, the whole chain", "bytes", await rig.history_bytes(run)))
+    rows.append(_alone("segments", "decision sent → effect", "ms", await _decided(rig, effort, IN_SEGMENTS), 50))
     kills = [await _killed_in_mid_step(rig, IN_SEGMENTS) for _ in range(effort.kills)]
     rows.append(_alone("segments", "kill -9 in mid-step → next step", "s", kills, 2.5))
     kills = [await _killed_at_random(rig, IN_SEGMENTS) for _ in range(effort.kills)]
     rows.append(_alone("segments", "kill -9 at a random moment → next step", "s", kills, 2.5))
     return rows
+
+
+async def _crowded(rig: Rig, turns: int, agent: str) -> float:
+    return await _rate(partial(rig.run, turns, agent=agent)) * (_steps(turns) if turns > 5 else 1)
+
+
+async def _rate(once: Callable[[], Awaitable[object]]) -> float:
+    began = time.monotonic()
+    await asyncio.gather(*(once() for _ in range(CROWD)))
+    return CROWD / (time.monotonic() - began)
 
 
 def _beside(measure: str, turns: int, taken: dict[str, list[float]], unit: str = "ms") -> Row:
@@ -165,9 +188,18 @@ async def decide(rig: Rig, effort: Effort) -> list[Row]:
 
     Sent, not answered: the way to the run counts too. A new run after every so many, so that none grows long.
     """
+    taken = await _decided(rig, effort)
+    slowest = sorted(taken)[math.ceil(len(taken) * 0.99) - 1]
+    return [
+        _alone("decide", "decision sent → effect", "ms", taken, 50),
+        _shown("decide", "decision sent → effect, p99", "ms", slowest),
+    ]
+
+
+async def _decided(rig: Rig, effort: Effort, suffix: str = "") -> list[float]:
     taken: list[float] = []
     while len(taken) < effort.decisions:
-        run = await rig.start("acts")
+        run = await rig.start(f"acts{suffix}")
         for _ in range(min(ACTS - 1, effort.decisions - len(taken))):
             approval = await rig.pending(run)
             sent = time.monotonic()
@@ -175,11 +207,7 @@ async def decide(rig: Rig, effort: Effort) -> list[Row]:
             taken.append((await rig.next_start(sent) - sent) * 1_000)
         await run.cancel()
         await run.result(SOON)
-    slowest = sorted(taken)[math.ceil(len(taken) * 0.99) - 1]
-    return [
-        _alone("decide", "decision sent → effect", "ms", taken, 50),
-        _shown("decide", "decision sent → effect, p99", "ms", slowest),
-    ]
+    return taken
 
 
 async def parked(rig: Rig, effort: Effort) -> list[Row]:
@@ -396,7 +424,7 @@ def _shown(part: str, measure: str, unit: str, value: float) -> Row:
     return Row(part=part, measure=measure, unit=unit, horarium=value, judged="value")
 
 
-def _alone(part: str, measure: str, unit: str, samples: list[float], bar: float) -> Row:
+def _alone(part: str, measure: str, unit: str, samples: list[float], bar: float | None) -> Row:
     return Row(
         part=part,
         measure=measure,

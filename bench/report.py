@@ -31,6 +31,7 @@ class Row(BaseModel):
     other: float | None = None
     judged: Judged = "ratio"
     bar: float | None = Field(default=None, description="At most this, of what is judged. None: only shown.")
+    rate: bool = Field(default=False, description="More is better: the bar is at least this.")
     samples: tuple[float, ...] = ()
     other_samples: tuple[float, ...] = ()
 
@@ -43,7 +44,9 @@ class Row(BaseModel):
     def met(self) -> bool | None:
         """Whether the bar is kept; None where there is none."""
         judged = self.ratio if self.judged == "ratio" else self.horarium
-        return None if self.bar is None or judged is None else judged <= self.bar
+        if self.bar is None or judged is None:
+            return None
+        return judged >= self.bar if self.rate else judged <= self.bar
 
 
 class Report(BaseModel):
@@ -90,7 +93,11 @@ def table(report: Report) -> Table:
     for heading in ("horarium", *(("compared with", "ratio") if compared else ()), "bar", ""):
         shown.add_column(heading, justify="left" if heading == "compared with" else "right", no_wrap=True)
     for row in report.rows:
-        bar = "" if row.bar is None else f"≤ {row.bar:g} {'×' if row.judged == 'ratio' else row.unit}"
+        bar = (
+            ""
+            if row.bar is None
+            else f"{'≥' if row.rate else '≤'} {row.bar:g} {'×' if row.judged == 'ratio' else row.unit}"
+        )
         verdict = {True: "[green]pass[/green]", False: "[red]miss[/red]", None: ""}[row.met]
         other = "" if row.other is None else f"{_figure(row.other, row.unit)} {row.against}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f} ×"

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from temporalio.client import WorkflowExecutionStatus
 
-from bench.bare import KILOBYTE, QUEUE, BareLoop, Loop
+from bench.bare import KILOBYTE, QUEUE, BareLoop, Loop, Nothing
 from horarium.client import Run
 from horarium.contract import Approval
 from horarium.definition import Execution
@@ -77,6 +77,12 @@ class Rig:
         handle = await temporal.start_workflow(BareLoop.run, Loop(turns=turns, to=to), id=run_id, task_queue=QUEUE)
         await asyncio.wait_for(handle.result(), LONGEST.total_seconds())
         return run_id
+
+    async def nothing(self) -> None:
+        """One workflow that does nothing, to its end."""
+        temporal = self.stack.client.temporal
+        handle = await temporal.start_workflow(Nothing.run, id=f"nothing-{uuid4().hex}", task_queue=QUEUE)
+        await asyncio.wait_for(handle.result(), LONGEST.total_seconds())
 
     # ---- weights
 
@@ -137,6 +143,17 @@ class Rig:
         self.set_worker(max_cached_runs=max_cached_runs)
         self.stack.start_worker()
         await self.stack.worker_ready()
+
+    @asynccontextmanager
+    async def another_worker(self) -> AsyncIterator[None]:
+        """A second engine worker beside the first, as long as the context lasts."""
+        process = self.stack.spawn([sys.executable, "-m", "horarium", "worker"], "second")
+        try:
+            await until(lambda: "worker.started" in self.stack.log_of("second"), "the second worker serves", process)
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
 
     # ---- moments
 

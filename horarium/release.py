@@ -63,12 +63,12 @@ class Release:
         edited = await self._edited()
         if edited is not None:
             return edited
-        record = await self._checks.journal.near(self._step.run, self._call.source)
-        if record.output is None:
+        output = await self._checks.journal.output_near(self._step.run, self._call.source)
+        if output is None:
             raise ApplicationError(
                 "The arguments were deleted with their thread.", type=RunNotFound.code, non_retryable=True
             )
-        turn = stored_turn(record.output)
+        turn = stored_turn(output)
         call = next(item for item in turn.calls if item.id == self._call.id)
         arguments: dict[str, Any] = json.loads(call.arguments)
         return arguments

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from horarium.definitions import Agent
 from horarium.errors import NotApproved
 from horarium.ledger.agents import Agents
-from horarium.ledger.database import Ledger
+from horarium.ledger.database import Ledger, Prepared
 from horarium.ledger.schema import runs
 from horarium.plans import gate_of
 from horarium.protocol import Gate
 from horarium.tools import Effect
 
 _KEPT_RUNS = 2_000
+_VERSION = Prepared(select(runs.c.agent, runs.c.version).where(runs.c.id == bindparam("of_run")))
 
 
 class RunPlans:
@@ -25,7 +26,6 @@ class RunPlans:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._agents = Agents(ledger)
-        self._versions: dict[tuple[str, int], Agent] = {}
         self._of_run: dict[str, Agent] = {}
 
     async def gate(self, run: str, tool: str, effect: Effect, arguments: Mapping[str, Any]) -> Gate | None:
@@ -44,11 +44,8 @@ class RunPlans:
 
     async def _look_up(self, run: str) -> Agent:
         async with self._ledger.read() as connection:
-            row = (await connection.execute(select(runs.c.agent, runs.c.version).where(runs.c.id == run))).first()
-        if row is None or row.version is None:
+            rows = await connection.run(_VERSION, of_run=run)
+        if not rows or rows[0][1] is None:
             raise NotApproved(f"Run {run!r} was never opened: nobody knows what its approval plan asks.")
-        found = self._versions.get((row.agent, row.version))
-        if found is None:
-            found = (await self._agents.get(row.agent, row.version)).agent
-            self._versions[row.agent, row.version] = found
-        return found
+        name, version = rows[0]
+        return (await self._agents.get(name, version)).agent

@@ -12,6 +12,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import CancelledError as CancelledFuture
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -104,7 +105,7 @@ class ToolThreads:
         """
         if inspect.iscoroutinefunction(function):
             return await self._on_loop(timeout, function(*args, **kwargs))
-        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: _called(function, *args, **kwargs))
         result = await _wait(future, timeout)
         return await self._on_loop(timeout, result) if inspect.iscoroutine(result) else result
 
@@ -114,8 +115,12 @@ class ToolThreads:
         tasks: list[asyncio.Task[Any]] = []
 
         def begin() -> None:
-            tasks.append(self._loop.create_task(coroutine))
-            tasks[0].add_done_callback(lambda task: here.call_soon_threadsafe(_answered, answer, task))
+            tasks.append(self._loop.create_task(_awaited(coroutine)))
+            tasks[0].add_done_callback(ended)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            coroutine.close()  # of one that was stopped before its first step
+            here.call_soon_threadsafe(_answered, answer, task)
 
         def stop() -> None:
             self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
@@ -127,6 +132,35 @@ class ToolThreads:
         """Stop the loop; threads that still run a tool are left to end with the process."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except BaseException as error:
+        if _ends_the_call_alone(error):
+            raise
+        raise RuntimeError(_words(error)) from error
+
+
+async def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    task = asyncio.current_task()
+    try:
+        return await coroutine
+    except BaseException as error:
+        asked_to_stop = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
+        if asked_to_stop or _ends_the_call_alone(error):
+            raise
+        raise RuntimeError(_words(error)) from error
+
+
+def _ends_the_call_alone(error: BaseException) -> bool:
+    """Whether what a tool raised can be passed on as it is.
+
+    `sys.exit` would end the loop that all tools run on, an exhausted iterator never reaches whoever waits, and a
+    cancellation of the tool's own would be taken for its run's.
+    """
+    return isinstance(error, Exception) and not isinstance(error, StopIteration | CancelledFuture)
 
 
 def _answered(answer: asyncio.Future[Any], task: asyncio.Task[Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from horarium import protocol
 from horarium.errors import Conflict, StepTaken
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 MOST_WAIT = timedelta(seconds=5)  # what has to wait longer is left to a timer of the workflow's
 A_MOMENT = timedelta(milliseconds=1)
 IN_A_WORKFLOW_TASK = timedelta(seconds=1)  # half of what it may last: queries, signals and updates wait for its end
+LONGEST_START = timedelta(seconds=12)  # while its worker shuts down; well within a local activity's own time
 AHEAD = 4  # segments that begin side by side
 HEAD_START = timedelta(milliseconds=20)  # most of what computes is over by then, and what waits needs no head start
 LEFT_ALONE = timedelta(seconds=5)  # until a segment that no attempt waits for is given up here
@@ -72,7 +74,9 @@ class Segments:
         Raises:
             StepTaken, Conflict: As `run_segment`.
         """
-        return SegmentStarted(done=await (await self._driver(segment)).done(within=IN_A_WORKFLOW_TASK))
+        grace = min(self.settings.grace, LONGEST_START) - IN_A_WORKFLOW_TASK
+        driver = await self._driver(segment)
+        return SegmentStarted(done=await driver.done(within=IN_A_WORKFLOW_TASK, longer=max(grace, timedelta(0))))
 
     @activity.defn(name=protocol.RUN_SEGMENT)
     async def run_segment(self, segment: Segment) -> SegmentDone:
@@ -185,8 +189,11 @@ class _Running:
         if segment.stop and not self._segment.stop:
             self._happened.put_nowait(CancelRequested())
 
-    async def done(self, *, within: timedelta | None = None) -> SegmentDone | None:
-        """What it came to; None: it takes longer than `within`, or its worker left. A cancellation is an event."""
+    async def done(self, *, within: timedelta | None = None, longer: timedelta | None = None) -> SegmentDone | None:
+        """What it came to; None: it takes longer than `within`, or its worker left. A cancellation is an event.
+
+        `longer`: so much more is waited while the worker shuts down; it begins nothing then, and finishes what it has.
+        """
         until = None if within is None else time.monotonic() + within.total_seconds()
         self._attended(1)
         try:
@@ -194,7 +201,9 @@ class _Running:
                 left = None if until is None else max(until - time.monotonic(), 0)
                 try:
                     if not (await asyncio.wait({self._task}, timeout=left))[0]:
-                        return None
+                        if longer is None or not activity.is_worker_shutdown():
+                            return None
+                        until, longer = time.monotonic() + longer.total_seconds(), None
                 except asyncio.CancelledError:
                     details = activity.cancellation_details()
                     if details is not None and details.cancel_requested:
@@ -383,6 +392,10 @@ class _Running:
                 raise
             except Exception as error:
                 failure = translated(error, work.activity)
+            except asyncio.CancelledError:
+                if _is_stopped():
+                    raise
+                failure = ApplicationError("It was cancelled, and nobody had asked for that.", type="internal")
             if failure.non_retryable:
                 return failed(command, code_of(failure), words_of(failure))
             delay = failure.next_retry_delay or _backoff(attempt)
@@ -407,6 +420,12 @@ class _Running:
             flight.part.leaving = True
             flight.task.cancel()
         await asyncio.gather(*(flight.task for flight in flights), return_exceptions=True)
+
+
+def _is_stopped() -> bool:
+    """Whether this task was told to end; a library may raise the same exception of its own accord."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _backoff(attempt: int) -> timedelta:

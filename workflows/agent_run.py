@@ -130,10 +130,12 @@ class AgentRun:
         self._events: deque[Event] = deque()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._messages = 0
+        self._arriving = 0
         self._taken: set[str] = set()
         self._refused: deque[str] = deque(maxlen=KEPT_REFUSALS)
         self._handed_over_at = 0
         self._segments = 0
+        self._unshown = False
         self._asides: set[int] = set()
         self._aside_number = ASIDES
         self._timer: asyncio.Task[None] | None = None
@@ -251,14 +253,20 @@ class AgentRun:
         if read is None:
             return
         self._messages += 1
-        ref = f"{workflow.info().run_id}/{self._messages}"
+        self._arriving += 1
+        try:
+            await self._write_message(f"{workflow.info().run_id}/{self._messages}", read)
+        finally:
+            self._arriving -= 1
+
+    async def _write_message(self, ref: str, message: Message) -> None:
         await workflow.wait_condition(lambda: self._machine is not None)
         machine = self._machine
         if machine is None:
             return
         await local(
             protocol.WRITE_MESSAGE,
-            protocol.WriteMessage(id=ref, run=self._run, thread=machine.plan.thread, text=read.text, by=read.by),
+            protocol.WriteMessage(id=ref, run=self._run, thread=machine.plan.thread, text=message.text, by=message.by),
             type(None),
         )
         self._events.append(MessageQueued(ref))
@@ -543,7 +551,9 @@ class AgentRun:
             raise failure from error
         machine = Machine(plan)
         self._machine = machine
-        self._show_status(machine, first=True)
+        self._unshown = True
+        if plan.revision < 2:
+            self._show_status(machine)
         return machine, machine.start(workflow.now())
 
     async def _opened_plan(self, request: RunRequest) -> RunPlan:
@@ -582,7 +592,8 @@ class AgentRun:
     async def _drive(self, machine: Machine, commands: list[Command]) -> None:
         waits: dict[int, timedelta] = {}
         while True:
-            self._show_status(machine)
+            if not (self._unshown and self._may_soon_be_over(machine, commands)):
+                self._show_status(machine)
             # What runs beside the steps begins first: a hand-over commands only the steps again.
             commands = [command for command in commands if not self._begin_aside(command)]
             if not waits and self._should_hand_over(machine):
@@ -612,10 +623,23 @@ class AgentRun:
             if self._broken is not None:
                 commands = self._break_off(machine, self._broken)
                 continue
-            event = next_event(self._events)
+            event = await self._next_event(machine)
             commands = self._handled(machine, event)
             if isinstance(event, Decided):
                 self._count(machine, event)
+
+    async def _next_event(self, machine: Machine) -> Event:
+        """The next to handle; a message that is on its way into the ledger comes before a turn that may be the last."""
+        if self._arriving and machine.plan.revision >= 2 and isinstance(self._events[0], ModelReplied):
+            try:
+                await workflow.wait_condition(lambda: not self._arriving)
+            except asyncio.CancelledError:
+                self._events.append(CancelRequested())
+            message = next((event for event in self._events if isinstance(event, MessageQueued)), None)
+            if message is not None:
+                self._events.remove(message)
+                return message
+        return next_event(self._events)
 
     def _handled(self, machine: Machine, event: Event) -> list[Command]:
         if isinstance(event, MessageQueued) and event.ref in self._taken:
@@ -641,7 +665,9 @@ class AgentRun:
             and workflow.info().continued_run_id is None
         )
         self._segments += 1
-        segment = asyncio.create_task(self._steps.segment(commands, first=first))
+        segment = asyncio.create_task(
+            self._steps.segment(commands, first=first, goes_on=lambda: self._show_status(machine))
+        )
         while not segment.done():
             try:
                 await asyncio.shield(segment)
@@ -1040,10 +1066,15 @@ class AgentRun:
             raise CancelledError("The run was cancelled.")
         return result
 
-    def _show_status(self, machine: Machine, *, first: bool = False) -> None:
+    def _may_soon_be_over(self, machine: Machine, commands: list[Command]) -> bool:
+        """What a workflow task commands is seen once it is over: a run that ends in it is shown once, as it ended."""
+        return bool(not commands and self._events) or self._fits_a_segment(machine, commands)
+
+    def _show_status(self, machine: Machine) -> None:
         self._tell_parent(machine)
         self._tell_of_waiting(machine)
         status = machine.status
+        first, self._unshown = self._unshown, False
         if status == self._status and not first:
             return
         waited = "requires_action" in (status, self._status)

@@ -323,10 +323,13 @@ class Steps:
             event = _came_to(command, error)
         self._happened(event)
 
-    async def segment(self, commands: Sequence[Command], *, first: bool) -> protocol.SegmentDone:
+    async def segment(
+        self, commands: Sequence[Command], *, first: bool, goes_on: Callable[[], None]
+    ) -> protocol.SegmentDone:
         """Have one activity carry out these commands and what follows from them, for as long as it needs nobody else.
 
-        The first of a run begins inside of the workflow task that opened it; one that takes longer goes on outside.
+        The first of a run begins inside of the workflow task that opened it; of one that takes longer it is said that
+        it `goes_on`, outside.
         Cancelled, it has what is in flight stopped, and brings what became of that.
 
         Raises:
@@ -337,6 +340,7 @@ class Steps:
             at_once, stop = await self._started(to_segment(machine.plan, machine.state, commands, tenant=self._tenant))
             if at_once is not None:
                 return at_once
+        goes_on()
         while True:
             try:
                 done: protocol.SegmentDone = await workflow.execute_activity(
@@ -370,7 +374,7 @@ class Steps:
             )
         except asyncio.CancelledError:
             return None, True
-        except ActivityError as error:
+        except FailureError as error:  # of a local activity, it is not always wrapped, and not alike in a replay
             return None, is_cancelled_exception(error)
         return started.done, False
 

@@ -106,7 +106,7 @@ class ScriptedProvider:
 
     async def generate(self, request: ModelRequest, on_text: OnText | None = None) -> Turn:
         """Give the next turn of the script; see `Provider`."""
-        index = request.turns_before + sum(message.role == "assistant" for message in request.messages)
+        index = request.turns_before + [message.role for message in request.messages].count("assistant")
         script = self._script(request.model)
         turn = script.turn(index) if request.purpose == "turn" else script.given_summary()
         await asyncio.sleep(turn.delay_ms / 1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 from collections.abc import Mapping
@@ -125,7 +126,16 @@ def worker(
         raise typer.BadParameter("only tool workers do without the ledger; add --tools", param_hint="--gateway")
     if not tools:
         use_engine()
-    talk.perform(_worker(tools, name, directory, gateway, as_json=as_json))
+    from uvloop import new_event_loop  # a tenth less of a worker's time goes into the loop
+
+    talk.perform(_worker(tools, name, directory, gateway, as_json=as_json), loop=new_event_loop)
+
+
+def _settle_in() -> None:
+    """What is loaded by now stays: looks for garbage leave it out, and are made a tenth as often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 async def _worker(tools: bool, name: str | None, directory: Path | None, gateway: str | None, *, as_json: bool) -> None:
@@ -145,7 +155,9 @@ async def _worker(tools: bool, name: str | None, directory: Path | None, gateway
     hide_secrets(settings)
     clean_output()
     apart, _ = tools_apart(settings)
-    await run_engine(settings, Project.load(settings, with_tools=not apart), stop)
+    project = Project.load(settings, with_tools=not apart)
+    _settle_in()
+    await run_engine(settings, project, stop)
 
 
 def _behind(settings: Settings, gateway: str | None) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import typer
@@ -59,10 +59,16 @@ def _plain(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Text
     return Text("\n".join(lines))
 
 
-def perform(work: Coroutine[Any, Any, int | None]) -> None:
-    """Run a command's work to its exit code; errors raised on purpose become two lines, never a traceback."""
+def perform(
+    work: Coroutine[Any, Any, int | None], *, loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> None:
+    """Run a command's work to its exit code; errors raised on purpose become two lines, never a traceback.
+
+    `loop` makes another event loop than Python's own, for what runs long.
+    """
     try:
-        code = asyncio.run(work)
+        with asyncio.Runner(loop_factory=loop) as runner:
+            code = runner.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except HorariumError as error:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from horarium.contract import ENGINE_QUEUE
 from horarium.definitions import Agent
 from horarium.errors import AgentNotFound
-from horarium.ledger.database import Ledger, Statements
+from horarium.ledger.database import Ledger, Prepared, Statements
 from horarium.ledger.schema import agent_versions, tools
 from horarium.problems import near_miss
 from horarium.tools import ToolSpec
+
+KEPT_VERSIONS = 500
+_NEWEST = Prepared(select(func.max(agent_versions.c.version)).where(agent_versions.c.name == bindparam("of_name")))
+_ONE = Prepared(
+    select(agent_versions.c.definition, agent_versions.c.created_at).where(
+        agent_versions.c.name == bindparam("of_name"), agent_versions.c.version == bindparam("of_version")
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +52,18 @@ class ServedTool:
 
 
 class Agents:
-    """The agent versions of a ledger."""
+    """The agent versions of a ledger. Which is the newest is asked each time; what one says never changes."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._known: OrderedDict[tuple[str, int], AgentVersion] = OrderedDict()
+        self._same: dict[str, tuple[Agent, AgentVersion]] = {}  # by name: a definition, and the version that it is
 
     async def register(self, agent: Agent) -> int:
         """Make the definition the newest version of its agent, unless it is that already. Returns its number."""
         while True:
             latest = await self._latest(agent.name)
-            if latest is not None and latest.agent.digest == agent.digest:
+            if latest is not None and self._is_same(agent, latest):
                 return latest.version
             try:
                 async with self._ledger.write() as connection:
@@ -69,6 +80,16 @@ class Agents:
                     return version
             except IntegrityError:
                 continue  # another worker registered at the same moment; look again
+
+    def _is_same(self, agent: Agent, version: AgentVersion) -> bool:
+        """Whether a definition is this version; digests cost enough not to compare the same two at every run."""
+        before = self._same.get(agent.name)
+        if before is not None and before[0] is agent and before[1] is version:
+            return True
+        same = version.agent.digest == agent.digest
+        if same:
+            self._same[agent.name] = (agent, version)
+        return same
 
     async def get(self, name: str, version: int | None = None) -> AgentVersion:
         """One version, or the newest.
@@ -112,21 +133,22 @@ class Agents:
 
     async def _latest(self, name: str) -> AgentVersion | None:
         async with self._ledger.read() as connection:
-            version = await connection.scalar(
-                select(func.max(agent_versions.c.version)).where(agent_versions.c.name == name)
-            )
-        return None if version is None else await self._one(name, int(version))
+            version = (await connection.run(_NEWEST, of_name=name))[0][0]
+        return None if version is None else await self._one(name, version)
 
     async def _one(self, name: str, version: int) -> AgentVersion | None:
+        known = self._known.get((name, version))
+        if known is not None:
+            return known
         async with self._ledger.read() as connection:
-            row = (
-                await connection.execute(
-                    select(agent_versions).where(agent_versions.c.name == name, agent_versions.c.version == version)
-                )
-            ).first()
-        if row is None:
+            rows = await connection.run(_ONE, of_name=name, of_version=version)
+        if not rows:
             return None
-        return AgentVersion(Agent.model_validate(row.definition), row.version, row.created_at)
+        definition, created_at = rows[0]
+        found = self._known[name, version] = AgentVersion(Agent.model_validate(definition), version, created_at)
+        if len(self._known) > KEPT_VERSIONS:
+            self._known.popitem(last=False)
+        return found
 
 
 class ToolCatalog:

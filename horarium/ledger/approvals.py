@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import and_, func, literal, or_, select, update
+from sqlalchemy import and_, bindparam, func, literal, literal_column, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.content import digest_text, shorten
@@ -19,7 +19,7 @@ from horarium.contract import Decision, Proof, Reassignment, Resolution
 from horarium.errors import ApprovalNotFound
 from horarium.ids import step_id
 from horarium.ledger.audit import AuditEntry, AuditKind, append, entry_named
-from horarium.ledger.database import Ledger, Statements
+from horarium.ledger.database import Ledger, Prepared, Statements
 from horarium.ledger.schema import Instant, approvals, edits, runs, steps, votes
 from horarium.protocol import (
     ApprovalOutcome,
@@ -34,6 +34,11 @@ from horarium.protocol import (
 )
 
 QuestionKind = Literal["approval", "unknown_outcome", "held_step"]
+_OPEN = Prepared(
+    select(approvals).where(
+        approvals.c.run_id == bindparam("of_run"), approvals.c.status == literal_column("'pending'")
+    )
+)
 _SEARCHED = tuple(approvals.c[name] for name in ("arguments", "tool", "agent", "path", "requested_by", "run_id", "id"))
 
 
@@ -520,10 +525,7 @@ async def _path(connection: Statements, run: str) -> str | None:
 
 async def withdraw_open(connection: Statements, run_id: str, at: datetime) -> None:
     """At the end of a run: nobody is asked any more."""
-    rows = await connection.execute(
-        select(approvals).where(approvals.c.run_id == run_id, approvals.c.status == "pending")
-    )
-    for found in list(rows):
+    for found in await connection.run(_OPEN, of_run=run_id):
         row = dict(zip(approvals.c.keys(), found, strict=True))
         await connection.execute(
             update(approvals).where(approvals.c.id == row["id"]).values(status="withdrawn", decided_at=at)

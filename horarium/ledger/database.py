@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -242,7 +242,7 @@ class _Sqlite:
         """End it; what cannot be committed is rolled back."""
         try:
             if commit and durable:
-                await asyncio.shield(asyncio.to_thread(statements.control, "COMMIT"))
+                await _whatever_comes(asyncio.to_thread(statements.control, "COMMIT"))
             elif commit:
                 statements.control("COMMIT")
         except BaseException:
@@ -264,7 +264,8 @@ class _Sqlite:
             self._checkpoint = asyncio.get_running_loop().run_in_executor(None, self._bring_in)
 
     def _bring_in(self) -> None:
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self._path)) as connection:
+        existing = f"{self._path.absolute().as_uri()}?mode=rw"
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(existing, uri=True)) as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextlib.asynccontextmanager
@@ -295,6 +296,19 @@ class _Sqlite:
         for statements in self._open.values():
             statements.connection.close()
         self._engine.dispose()
+
+
+async def _whatever_comes(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for a thread to its end, also when cancelled: until then the connection is its own."""
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 class _Writing:

@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.content import INLINE_BYTES, clean_text, digest_text
 from horarium.contract import CallerFunction
 from horarium.errors import FunctionCallNotFound, OutputRefused
 from horarium.ids import function_call_id
-from horarium.ledger.database import Ledger, Statements
+from horarium.ledger.database import Ledger, Prepared, Statements
 from horarium.ledger.schema import function_calls, run_functions, runs
 
 KEPT_RUNS = 1_000
+_OF_RUN = Prepared(
+    select(run_functions.c.functions, run_functions.c.choice).where(run_functions.c.run_id == bindparam("of_run"))
+)
 WhyEnded = Literal["expired", "withdrawn"]
 
 
@@ -101,12 +104,12 @@ class Functions:
         known = self._known.get(run)
         if known is not None:
             return known
-        query = select(run_functions.c.functions, run_functions.c.choice).where(run_functions.c.run_id == run)
         async with self._ledger.read() as connection:
-            row = (await connection.execute(query)).first()
-        if row is None:
+            rows = await connection.run(_OF_RUN, of_run=run)
+        if not rows:
             return RunFunctions()
-        found = RunFunctions(tuple(CallerFunction.model_validate(one) for one in row.functions), row.choice)
+        functions, choice = rows[0]
+        found = RunFunctions(tuple(CallerFunction.model_validate(one) for one in functions), choice)
         self._known[run] = found
         if len(self._known) > KEPT_RUNS:
             self._known.popitem(last=False)

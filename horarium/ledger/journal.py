@@ -153,6 +153,9 @@ class _Settlement(NamedTuple):
 
 
 _GET = Prepared(select(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.number == bindparam("of_number")))
+_OUTPUT = Prepared(
+    select(steps.c.output).where(steps.c.run_id == bindparam("of_run"), steps.c.number == bindparam("of_number"))
+)
 _SETTLE = Prepared(
     update(steps)
     .where(
@@ -181,6 +184,31 @@ _SETTLE = Prepared(
         },
     )
     .returning(*steps.c)
+)
+_OF_RUN = Prepared(
+    select(steps)
+    .where(steps.c.run_id == bindparam("of_run"), steps.c.number > bindparam("after"))
+    .order_by(steps.c.number)
+)
+_LEAVE_UNKNOWN = Prepared(
+    update(steps)
+    .where(
+        steps.c.run_id == bindparam("of_run"),
+        steps.c.status == literal_column("'claimed'"),
+        steps.c.kind == literal_column("'tool_call'"),
+        steps.c.effect != literal_column(f"'{Effect.READ.value}'"),
+    )
+    .values(status=literal_column("'unknown'"), code=literal_column("'outcome_unknown'"), message=bindparam("message"))
+    .returning(steps.c.number)
+)
+_LEAVE_CANCELLED = Prepared(
+    update(steps)
+    .where(
+        steps.c.run_id == bindparam("of_run"),
+        steps.c.status.in_([literal_column("'claimed'"), literal_column("'pending'")]),
+    )
+    .values(status=literal_column("'cancelled'"), settled_at=bindparam("settled_at"))
+    .returning(steps.c.number)
 )
 _before = messages.alias()
 _NEXT_SEQ = (
@@ -598,6 +626,22 @@ class Journal:
         async with self._ledger.read() as connection:
             return await _one(connection, run_id, number)
 
+    async def output_near(self, run_id: str, step: str) -> str | None:
+        """What a step came to that a run goes on from; None: it was deleted with its thread.
+
+        Raises:
+            RunNotFound: As `near`.
+        """
+        origin, number = split_step_id(step)
+        if origin != run_id:
+            return (await self.near(run_id, step)).output
+        async with self._ledger.read() as connection:
+            rows = await connection.run(_OUTPUT, of_run=origin, of_number=number)
+        if not rows:
+            raise _no_step(origin, number)
+        output: str | None = rows[0][0]
+        return output
+
     async def near(self, run_id: str, step: str) -> StepRecord:
         """A step that a run goes on from, by its id: its own, or that of another run of the same tenant.
 
@@ -609,13 +653,15 @@ class Journal:
             if origin != run_id:
                 near = select(runs.c.id).where(runs.c.id == origin, _of_same_tenant(runs.c.id, run_id))
                 if await connection.scalar(near) is None:
-                    raise RunNotFound(f"The ledger has no step {number} of run {origin!r}.")
+                    raise _no_step(origin, number)
             return await _one(connection, origin, number)
 
     async def of_run(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[StepRecord]:
         """The steps of a run in order, from number `after` + 1: all of them, or the first `limit`."""
-        query = select(steps).where(steps.c.run_id == run_id, steps.c.number > after).order_by(steps.c.number)
         async with self._ledger.read() as connection:
+            if limit is None:
+                return [StepRecord(*row) for row in await connection.run(_OF_RUN, of_run=run_id, after=after)]
+            query = select(steps).where(steps.c.run_id == run_id, steps.c.number > after).order_by(steps.c.number)
             return [StepRecord(*row) for row in await connection.execute(query.limit(limit))]
 
     async def _storable(self, output: Any, *, keep: bool = False) -> dict[str, Any]:
@@ -775,14 +821,9 @@ async def append_messages(
 
 async def leave_nothing_claimed(connection: Statements, run_id: str, now: datetime) -> None:
     """At the end of a run: what was begun and never settled may have happened, or did nothing that lasts."""
-    begun = (steps.c.run_id == run_id, steps.c.status == "claimed")
-    lasting = (steps.c.kind == "tool_call", steps.c.effect != Effect.READ.value)
     message = "The run ended before it was known whether this was done."
-    await connection.execute(
-        update(steps).where(*begun, *lasting).values(status="unknown", code="outcome_unknown", message=message)
-    )
-    unfinished = (steps.c.run_id == run_id, steps.c.status.in_(("claimed", "pending")))
-    await connection.execute(update(steps).where(*unfinished).values(status="cancelled", settled_at=now))
+    await connection.run(_LEAVE_UNKNOWN, of_run=run_id, message=message)
+    await connection.run(_LEAVE_CANCELLED, of_run=run_id, settled_at=now)
 
 
 def output_digest(record: StepRecord) -> str | None:
@@ -827,5 +868,9 @@ def _of_same_tenant(run: ColumnElement[str], as_run: str) -> ColumnElement[bool]
 async def _one(connection: Statements, run_id: str, number: int) -> StepRecord:
     rows = await connection.run(_GET, of_run=run_id, of_number=number)
     if not rows:
-        raise RunNotFound(f"The ledger has no step {number} of run {run_id!r}.")
+        raise _no_step(run_id, number)
     return StepRecord(*rows[0])
+
+
+def _no_step(run_id: str, number: int) -> RunNotFound:
+    return RunNotFound(f"The ledger has no step {number} of run {run_id!r}.")

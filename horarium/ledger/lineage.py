@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
-from horarium.ledger.database import Statements
+from horarium.ledger.database import Prepared, Statements
 from horarium.ledger.schema import runs, threads
 
 MOST_LEVELS = 12  # more than limits allow, so that a loop in the rows ends
+_PARENT = Prepared(select(runs.c.parent_run).where(runs.c.id == bindparam("of_run")))
 
 
 async def topmost(connection: Statements, run: str) -> str:
     """The run at the top; itself, when nobody handed it its task."""
     for _ in range(MOST_LEVELS):
-        parent: str | None = await connection.scalar(select(runs.c.parent_run).where(runs.c.id == run))
-        if parent is None:
+        rows = await connection.run(_PARENT, of_run=run)
+        if not rows or rows[0][0] is None:
             break
-        run = parent
+        run = rows[0][0]
     return run
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, literal, literal_column, null, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.content import digest
@@ -15,15 +15,64 @@ from horarium.contract import RunRequest, Status, Usage
 from horarium.errors import Conflict, RunExists, RunNotFound
 from horarium.ids import thread_id_for_run
 from horarium.ledger.approvals import withdraw_open
-from horarium.ledger.database import Ledger, Statements
+from horarium.ledger.database import Ledger, Prepared, Statements
 from horarium.ledger.functions import Functions, RunFunctions
 from horarium.ledger.journal import Answered, append_messages, leave_nothing_claimed
 from horarium.ledger.lineage import runs_below
 from horarium.ledger.run_statuses import note_status
 from horarium.ledger.schema import Instant, messages, runs, steps, ticks
-from horarium.ledger.threads import Threads, queue_input, queued_refs, release
+from horarium.ledger.threads import Threads, queued_refs, release
 
 SEARCHED = 20_000  # runs, for a text
+_OF_RUN = runs.c.id == bindparam("of_run")
+_GET = Prepared(select(runs).where(_OF_RUN))
+_ASKED = Prepared(
+    select(*runs.c, messages.c.text)
+    .join_from(
+        runs,
+        messages,
+        and_(messages.c.thread_id == runs.c.thread_id, messages.c.ref == bindparam("of_ref")),
+        isouter=True,
+    )
+    .where(_OF_RUN)
+)
+_HAS_MESSAGES = Prepared(
+    select(messages.c.id)
+    .where(messages.c.thread_id == bindparam("of_thread"))
+    .limit(literal_column("1"))
+    .offset(literal_column("0"))
+)
+_BEGIN = Prepared(
+    update(runs)
+    .where(_OF_RUN)
+    .values(
+        status=literal_column("'in_progress'"),
+        message=null(),
+        version=bindparam("as_version"),
+        opened_at=func.coalesce(runs.c.opened_at, bindparam("now", type_=Instant)),
+    )
+    .returning(runs.c.id)
+)
+_USED = ("turns", "steps", "input_tokens", "output_tokens", "cost_micro_usd")
+_END = Prepared(
+    update(runs)
+    .where(_OF_RUN, runs.c.closed_at.is_(None))
+    .values({name: bindparam(name) for name in ("status", "reason", "message", *_USED, "closed_at")})
+    .returning(runs.c.id)
+)
+
+
+def _writing_down(insert_into: Any) -> Prepared:
+    names = ("id", "tenant", "key", "request_digest", "thread_id", "agent", "version", "requested_by", "resume_from")
+    more = ("tick", "metadata", "created_at", "parent_run", "parent_step", "path")
+    given: dict[str, Any] = {name: bindparam(name) for name in (*names, *more)}
+    zeros: dict[str, Any] = dict.fromkeys(_USED, literal_column("0"))
+    statement = insert_into(runs).values(status=literal_column("'queued'"), **zeros, **given)
+    return Prepared(statement.on_conflict_do_nothing(index_elements=["id"]).returning(*runs.c))
+
+
+# By whether the ledger is SQLite's: the two databases have their own words for a conflict.
+_WRITE_DOWN = {True: _writing_down(sqlite.insert), False: _writing_down(postgresql.insert)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +120,6 @@ class Runs:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._threads = Threads(ledger)
-        self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
 
     async def create(
         self,
@@ -174,12 +222,11 @@ class Runs:
     async def asked(self, run_id: str) -> Asked | None:
         """What a run that may have been written down was asked; None when it was not."""
         async with self._ledger.read() as connection:
-            row = (await connection.execute(select(runs).where(runs.c.id == run_id))).first()
-            if row is None:
-                return None
-            record = RunRecord(*row)
-            mine = and_(messages.c.thread_id == record.thread_id, messages.c.ref == f"{run_id}/input")
-            return Asked(record, await connection.scalar(select(messages.c.text).where(mine)))
+            rows = await connection.run(_ASKED, of_run=run_id, of_ref=f"{run_id}/input")
+        if not rows:
+            return None
+        *record, text = rows[0]
+        return Asked(RunRecord(*record), text)
 
     async def opened_as(self, run_id: str, agent: str, version: int, *, thread: str | None = None) -> RunRecord:
         """A run that was opened with this agent, and in this thread: what somebody says of it in a payload is checked.
@@ -230,24 +277,18 @@ class Runs:
             if record.thread_id != thread:
                 await _move(connection, run_id, record.thread_id, thread)
             await self._threads.occupy(connection, thread, run_id)
-            await queue_input(connection, thread, run_id, request.input, request.requested_by)
+            if request.input is not None:
+                await self._threads.queue_within(
+                    connection, thread, f"{run_id}/input", request.input, run_id, request.requested_by
+                )
             queued = await queued_refs(connection, thread)
             if not owes_calls and record.opened_at is None:
                 append = [Answered("tool", step=step) for step in answered]
                 append += [Answered("user", ref=ref) for ref in queued]
                 await append_messages(connection, thread, run_id, append, datetime.now(UTC))
-                if not await connection.scalar(select(func.count()).where(messages.c.thread_id == thread)):
+                if not append and not await connection.run(_HAS_MESSAGES, of_thread=thread):
                     raise Conflict("Nothing was asked.", hint="Give the run an input.")
-            await connection.execute(
-                update(runs)
-                .where(runs.c.id == run_id)
-                .values(
-                    status="in_progress",
-                    message=None,
-                    version=version,
-                    opened_at=func.coalesce(runs.c.opened_at, literal(datetime.now(UTC), Instant)),
-                )
-            )
+            await connection.run(_BEGIN, of_run=run_id, as_version=version, now=datetime.now(UTC))
             await note_status(connection, run_id, "in_progress")
             return queued if owes_calls else ()
 
@@ -271,22 +312,20 @@ class Runs:
         """End, and release the thread. Safe to repeat."""
         async with self._ledger.write() as connection:
             now = datetime.now(UTC)
-            closed = await connection.execute(
-                update(runs)
-                .where(runs.c.id == run_id, runs.c.closed_at.is_(None))
-                .values(
-                    status=status,
-                    reason=reason,
-                    message=message,
-                    turns=turns,
-                    steps=steps,
-                    input_tokens=usage.input_tokens,
-                    output_tokens=usage.output_tokens,
-                    cost_micro_usd=usage.cost_micro_usd,
-                    closed_at=now,
-                )
+            closed = await connection.run(
+                _END,
+                of_run=run_id,
+                status=status,
+                reason=reason,
+                message=message,
+                turns=turns,
+                steps=steps,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cost_micro_usd=usage.cost_micro_usd,
+                closed_at=now,
             )
-            if closed.rowcount:
+            if closed:
                 await note_status(connection, run_id, status)
             await leave_nothing_claimed(connection, run_id, now)
             await withdraw_open(connection, run_id, now)
@@ -337,10 +376,10 @@ class Runs:
             RunNotFound: There is none of this id.
         """
         async with self._ledger.read() as connection:
-            row = (await connection.execute(select(runs).where(runs.c.id == run_id))).first()
-        if row is None:
+            rows = await connection.run(_GET, of_run=run_id)
+        if not rows:
             raise RunNotFound(f"There is no run {run_id!r}.", hint="See which there are: horarium runs list")
-        return RunRecord(*row)
+        return RunRecord(*rows[0])
 
     async def list(
         self,
@@ -401,6 +440,9 @@ class Runs:
         tick: str | None = None,
         below: Mapping[str, Any] | None = None,
     ) -> RunRecord:
+        found = await connection.run(_GET, of_run=run_id)
+        if found:
+            return RunRecord(*found[0])
         values: dict[str, Any] = {
             "id": run_id,
             "tenant": request.tenant,
@@ -409,20 +451,17 @@ class Runs:
             "thread_id": thread,
             "agent": request.agent,
             "version": request.version,
-            "status": "queued",
             "requested_by": request.requested_by,
             "resume_from": request.resume_from,
             "tick": tick,
             "metadata": request.metadata,
             "created_at": datetime.now(UTC),
-            **(below or {}),
+            **(below or dict.fromkeys(("parent_run", "parent_step", "path"))),
         }
-        fresh = await connection.execute(
-            self._insert(runs).values(**values).on_conflict_do_nothing(index_elements=["id"])
-        )
-        if fresh.rowcount:
+        fresh = await connection.run(_WRITE_DOWN[self._ledger.is_sqlite], **values)
+        if fresh:
             await note_status(connection, run_id, "queued")
-        return RunRecord(*(await connection.execute(select(runs).where(runs.c.id == run_id))).one())
+        return RunRecord(*(fresh or await connection.run(_GET, of_run=run_id))[0])
 
 
 def _has_text(text: str, tenant: str | None) -> ColumnElement[bool]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import and_, bindparam, exists, func, insert, literal, literal_column, or_, select, update
+from sqlalchemy import and_, bindparam, func, insert, literal, literal_column, null, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.content import clean_text
@@ -98,6 +98,19 @@ _READ_SOME = Prepared(_MESSAGES.limit(bindparam("most")).offset(literal_column("
 _REFS = select(messages.c.ref).where(messages.c.thread_id == bindparam("of_thread"), messages.c.ref.is_not(None))
 _QUEUED = Prepared(_REFS.where(messages.c.seq.is_(None)).order_by(messages.c.id))
 _PLACED_REFS = Prepared(_REFS.where(messages.c.seq.is_not(None)))
+_OF_THREAD = threads.c.id == bindparam("of_thread")
+_TENANT = Prepared(select(threads.c.tenant, threads.c.deleted_at).where(_OF_THREAD).with_for_update())
+_OCCUPY = Prepared(
+    update(threads)
+    .where(_OF_THREAD, or_(threads.c.open_run.is_(None), threads.c.open_run == bindparam("of_run")))
+    .values(open_run=bindparam("of_run"))
+    .returning(threads.c.id)
+)
+_HOLDER = Prepared(select(threads.c.open_run).where(_OF_THREAD))
+_RELEASE = Prepared(
+    update(threads).where(threads.c.open_run == bindparam("of_run")).values(open_run=null()).returning(threads.c.id)
+)
+_IS_THERE = Prepared(select(threads.c.id).where(_OF_THREAD, threads.c.deleted_at.is_(None)))
 _PLACED = (messages.c.thread_id == threads.c.id, messages.c.seq.is_not(None))
 _RECORD = select(
     threads.c.id,
@@ -111,13 +124,30 @@ _RECORD = select(
 ).where(threads.c.deleted_at.is_(None))
 
 
+def _making(insert_into: Any) -> Prepared:
+    given: dict[str, Any] = {name: bindparam(name) for name in ("id", "tenant", "created_at")}
+    return Prepared(insert_into(threads).values(given).on_conflict_do_nothing().returning(threads.c.id))
+
+
+def _queueing(insert_into: Any) -> Prepared:
+    given: dict[str, Any] = {
+        name: bindparam(name) for name in ("thread_id", "text", "run_id", "author", "ref", "created_at")
+    }
+    statement = insert_into(messages).values(role=literal_column("'user'"), **given)
+    return Prepared(statement.on_conflict_do_nothing().returning(messages.c.id))
+
+
+# By whether the ledger is SQLite's: the two databases have their own words for a conflict.
+_MAKE = {True: _making(sqlite.insert), False: _making(postgresql.insert)}
+_QUEUE = {True: _queueing(sqlite.insert), False: _queueing(postgresql.insert)}
+
+
 class Threads:
     """The threads of a ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._workspaces = Workspaces(ledger)
-        self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
 
     async def ensure(self, connection: Statements, thread: str, tenant: str) -> None:
         """Make the thread unless it is there.
@@ -125,17 +155,13 @@ class Threads:
         Raises:
             ThreadNotFound: It was deleted, or is another tenant's.
         """
-        await connection.execute(
-            self._insert(threads)
-            .values(id=thread, tenant=tenant, created_at=datetime.now(UTC))
-            .on_conflict_do_nothing()
-        )
-        row = (
-            await connection.execute(
-                select(threads.c.tenant, threads.c.deleted_at).where(threads.c.id == thread).with_for_update()
-            )
-        ).one()
-        if row.tenant != tenant or row.deleted_at is not None:
+        rows = await connection.run(_TENANT, of_thread=thread)
+        if not rows:
+            make = _MAKE[self._ledger.is_sqlite]
+            if await connection.run(make, id=thread, tenant=tenant, created_at=datetime.now(UTC)):
+                return
+            rows = await connection.run(_TENANT, of_thread=thread)  # somebody else has made it meanwhile
+        if rows[0] != (tenant, None):
             raise ThreadNotFound(f"There is no thread {thread!r}.", hint="Leave `thread` out to begin a new one.")
 
     async def occupy(self, connection: Statements, thread: str, run_id: str) -> None:
@@ -144,13 +170,9 @@ class Threads:
         Raises:
             ThreadBusy: Another run has it.
         """
-        done = await connection.execute(
-            update(threads)
-            .where(threads.c.id == thread, or_(threads.c.open_run.is_(None), threads.c.open_run == run_id))
-            .values(open_run=run_id)
-        )
-        if done.rowcount == 0:
-            other = await connection.scalar(select(threads.c.open_run).where(threads.c.id == thread))
+        if not await connection.run(_OCCUPY, of_thread=thread, of_run=run_id):
+            rows = await connection.run(_HOLDER, of_thread=thread)
+            other = rows[0][0] if rows else None
             raise ThreadBusy(
                 f"Thread {thread!r} has an open run, {other}.",
                 hint=f'Send it a message instead: horarium runs message {other} "…"',
@@ -159,8 +181,8 @@ class Threads:
     async def holder(self, thread: str) -> str | None:
         """The run that has the thread open."""
         async with self._ledger.read() as connection:
-            found: str | None = await connection.scalar(select(threads.c.open_run).where(threads.c.id == thread))
-            return found
+            rows = await connection.run(_HOLDER, of_thread=thread)
+        return rows[0][0] if rows else None
 
     async def is_gone(self, thread: str, tenant: str) -> bool:
         """Whether no run of the tenant can go on with it: it was deleted, or is another's."""
@@ -310,20 +332,16 @@ class Threads:
         Raises:
             ThreadNotFound: There is none, or it was deleted.
         """
-        if not await connection.scalar(select(exists().where(threads.c.id == thread, threads.c.deleted_at.is_(None)))):
+        if not await connection.run(_IS_THERE, of_thread=thread):
             raise _no_thread(thread)
-        await connection.execute(
-            self._insert(messages)
-            .values(
-                thread_id=thread,
-                role="user",
-                text=text,
-                run_id=run_id,
-                author=author,
-                ref=ref,
-                created_at=datetime.now(UTC),
-            )
-            .on_conflict_do_nothing()
+        await connection.run(
+            _QUEUE[self._ledger.is_sqlite],
+            thread_id=thread,
+            text=text,
+            run_id=run_id,
+            author=author,
+            ref=ref,
+            created_at=datetime.now(UTC),
         )
 
     async def delete(self, thread: str, *, by: str | None = None, tenant: str | None = None) -> None:
@@ -452,32 +470,9 @@ async def _whole_end(connection: Statements, thread: str, at: int | None) -> int
 
 async def release(connection: Statements, run_id: str) -> None:
     """Within a transaction: the run no longer has its thread."""
-    await connection.execute(update(threads).where(threads.c.open_run == run_id).values(open_run=None))
-
-
-async def queue_input(connection: Statements, thread: str, run_id: str, text: str | None, author: str | None) -> None:
-    """Within a transaction: keep what a run was asked, unless it was kept before the run was started."""
-    ref = f"{run_id}/input"
-    if text is None or await connection.scalar(
-        select(func.count()).where(messages.c.thread_id == thread, messages.c.ref == ref)
-    ):
-        return
-    await connection.execute(
-        insert(messages).values(
-            thread_id=thread,
-            role="user",
-            text=text,
-            run_id=run_id,
-            author=author,
-            ref=ref,
-            created_at=datetime.now(UTC),
-        )
-    )
+    await connection.run(_RELEASE, of_run=run_id)
 
 
 async def queued_refs(connection: Statements, thread: str) -> tuple[str, ...]:
     """Within a transaction: the messages nobody has read yet, oldest first."""
-    refs = await connection.scalars(
-        select(messages.c.ref).where(messages.c.thread_id == thread, messages.c.seq.is_(None)).order_by(messages.c.id)
-    )
-    return tuple(ref for ref in refs if ref is not None)
+    return tuple(ref for (ref,) in await connection.run(_QUEUED, of_thread=thread))

@@ -13,19 +13,20 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import func, select, tuple_, union_all, update
+from sqlalchemy import bindparam, func, select, tuple_, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from horarium.contract import OPEN_TICK_STATUSES, Status, TickSource, TickStatus
 from horarium.errors import RoutineNotFound
 from horarium.ledger.admission import RUNNING, Opened, admit, is_of, next_waiting, overlap_of
-from horarium.ledger.database import Ledger, Statements
+from horarium.ledger.database import Ledger, Prepared, Statements
 from horarium.ledger.lineage import topmost
 from horarium.ledger.routines import ENGINE, RoutineRecord
 from horarium.ledger.schema import routines, runs, ticks
 from horarium.routines import Routine
 from horarium.tick_protocol import Alert, CloseTick, EndAttempt, OpenTick, TickPlan
 
+_OF_RUN = Prepared(select(ticks).join(runs, runs.c.tick == ticks.c.id).where(runs.c.id == bindparam("of_run")))
 DID_NOT_RUN: tuple[TickStatus, ...] = ("missed", "skipped")  # and so can be made up for
 
 
@@ -234,9 +235,8 @@ class Ticks:
     async def of_run(self, run: str) -> TickRecord | None:
         """The tick of which a run is an attempt, or of which the run that it is below is one."""
         async with self._ledger.read() as connection:
-            query = select(ticks).join(runs, runs.c.tick == ticks.c.id)
-            row = (await connection.execute(query.where(runs.c.id == await topmost(connection, run)))).first()
-        return TickRecord(*row) if row is not None else None
+            rows = await connection.run(_OF_RUN, of_run=await topmost(connection, run))
+        return TickRecord(*rows[0]) if rows else None
 
     # ---- opening
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
+from temporalio.client import WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
 from activities.models.base import ModelRequest, Turn
@@ -17,10 +20,16 @@ from horarium.client import Run
 from horarium.definitions import Agent, Limits
 from horarium.errors import ModelUnavailable
 from horarium.ledger.schema import messages
-from horarium.protocol import RUN_SEGMENT, START_SEGMENT
+from horarium.protocol import RUN_SEGMENT, START_SEGMENT, Call, RunPlan, Segment
 from horarium.settings import Settings
+from horarium.toolhost import ToolThreads
+from horarium.tools import Effect
 from tests.engine.conftest import World
 from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
+from tests.support.intruder import ask_for
+from workflows.commands import CallModel, CallTool, Command
+from workflows.machine_state import MachineState
+from workflows.segment import to_segment
 
 
 def agent(**more: object) -> Agent:
@@ -165,3 +174,130 @@ async def test_a_short_wait_is_the_segments_own_and_a_long_one_is_left_to_a_time
     assert (step.attempts, step.failures) == (1, 0)
     history = await engine.env.client.get_workflow_handle(run.id).fetch_history()
     assert any(event.HasField("timer_started_event_attributes") for event in history.events)
+
+
+async def until_outside(engine: Engine, run: Run) -> None:
+    """Wait until the run has asked for its segment outside of its workflow task."""
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while (await segments(engine, run))[1] == 0:
+            await asyncio.sleep(0.02)
+
+
+async def test_what_outlasts_the_first_workflow_task_is_adopted_and_nothing_is_done_twice(
+    engine: Engine, world: World
+) -> None:
+    go = asyncio.Event()
+
+    async def thinks(_request: ModelRequest) -> Turn:
+        await go.wait()
+        return asks(call("look", "b"))
+
+    run = await engine.start(agent(), asks(call("look", "a")), thinks, says("Seen."))
+    await until_outside(engine, run)
+    go.set()
+
+    assert (await engine.finish(run)).output == "Seen."
+    assert (await segments(engine, run))[:2] == (1, 1)
+    assert (world.looks, len(engine.model.requests)) == (2, 3)
+    assert [(step.status, step.attempts) for step in await run.steps()] == [("completed", 1)] * 5
+
+
+async def test_a_segment_whose_run_is_gone_is_given_up_and_begins_nothing_more(engine: Engine, world: World) -> None:
+    run = await engine.start(agent(), asks(call("wait")), asks(call("look")), says())
+    await asyncio.wait_for(world.entered.wait(), PATIENCE.total_seconds())
+
+    await engine.env.client.get_workflow_handle(run.id).terminate()
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while (await run.steps())[-1].status != "pending":  # handed back
+            await asyncio.sleep(0.02)
+    world.released.set()
+
+    assert (world.looks, len(engine.model.requests)) == (0, 1)
+    assert [(step.name, step.status) for step in await run.steps()][1:] == [("wait", "pending")]
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_failure_and_is_tried_again(engine: Engine) -> None:
+    def gives_up(_request: ModelRequest) -> Turn:
+        raise asyncio.CancelledError  # as a client library does whose own scope was left
+
+    run = await engine.start(agent(), gives_up, says("At last."))
+
+    assert (await engine.finish(run)).output == "At last."
+
+
+async def test_a_tool_that_would_end_more_than_its_call_only_fails() -> None:
+    async def exits() -> None:
+        sys.exit(3)
+
+    async def stops_itself() -> None:
+        raise asyncio.CancelledError
+
+    def is_used_up() -> object:
+        return next(iter(()))
+
+    async def answers() -> str:
+        return "still here"
+
+    threads = ToolThreads(1)
+    for tool, words in ((exits, "SystemExit: 3"), (stops_itself, "CancelledError"), (is_used_up, "StopIteration")):
+        with pytest.raises(RuntimeError, match=words):
+            await threads.run(PATIENCE, tool)
+
+    assert await threads.run(PATIENCE, answers) == "still here"
+    threads.close()
+
+
+def made_up(run: str, thread: str, tenant: str, *commands: Command) -> Segment:
+    plan = RunPlan(
+        run=run,
+        thread=thread,
+        agent="clerk",
+        version=1,
+        limits=Limits(),
+        on_step_failure="tell",
+        model_timeout=PATIENCE,
+        heartbeat_timeout=timedelta(seconds=2),
+        execution="segments",
+    )
+    return to_segment(plan, MachineState(next_number=52), commands, tenant=tenant)
+
+
+@pytest.mark.parametrize("activity", [START_SEGMENT, RUN_SEGMENT])
+async def test_a_made_up_segment_releases_nothing_and_reads_nothing_of_another_tenant(
+    engine: Engine, world: World, activity: str
+) -> None:
+    whole = await engine.start(agent(), asks(call("pay", amount=3)), says(), input="The code is 4711.")
+    await whole.next_approval(PATIENCE)
+    asked = next(step for step in await whole.steps() if step.kind == "approval")
+    mine = await engine.start(agent(), says(), tenant="mallory")
+    await engine.finish(mine)
+    theirs = (await whole.record()).thread_id
+    own = (await mine.record()).thread_id
+    requests = len(engine.model.requests)
+    pays = Call(
+        id="call_1",
+        tool="pay",
+        digest=asked.input_digest or "",
+        key=f"horarium/{whole.id}/call_1.1",
+        source=f"{whole.id}/0001",
+        effect=Effect.READ,
+    )
+    asking = CallModel(50, (), (), None, None, False, 0)
+    answered = CallModel(51, (f"{whole.id}/0001",), (), None, None, False, 0)
+
+    async def carry_out(segment: Segment, *, as_run: str | None = None) -> None:
+        with contextlib.suppress(WorkflowFailureError):  # refused as a whole, or step by step
+            await ask_for(engine, activity, segment, id=as_run)
+
+    await carry_out(made_up(whole.id, theirs, "default", CallTool(asked.number + 1, pays, None, (), 0, None)))
+    forged = made_up(whole.id, theirs, "default", asking)
+    await carry_out(forged.model_copy(update={"run": mine.id}), as_run=mine.id)
+    await carry_out(made_up(mine.id, theirs, "default", asking), as_run=mine.id)
+    await carry_out(made_up(mine.id, own, "mallory", answered), as_run=mine.id)
+    await carry_out(made_up(mine.id, own, "mallory", CallTool(50, pays, None, (), 0, None)), as_run=mine.id)
+
+    assert (world.effects, len(engine.model.requests)) == ([], requests)
+    assert (await whole.status()).status == "requires_action"
+    await carry_out(made_up(mine.id, own, "mallory", asking), as_run=mine.id)  # what is its own it may go on with
+    assert len(engine.model.requests) == requests + 1
+    assert "4711" not in str(engine.model.heard())

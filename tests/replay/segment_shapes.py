@@ -41,3 +41,25 @@ async def segment_cancelled(engine: Engine, world: World) -> Run:
     await asyncio.wait_for(thinks.wait(), PATIENCE.total_seconds())
     await run.cancel()
     return await ends(engine, run, "cancelled")
+
+
+@shape
+async def segment_in_a_moment(engine: Engine, world: World) -> Run:
+    """All of it in the first workflow task."""
+    turns = [asks(call("look", f"l{n}", what=str(n))) for n in range(3)]
+    return await ends(engine, await engine.start(agent(execution="segments"), *turns, says()))
+
+
+@shape
+async def segment_that_took_longer(engine: Engine, world: World) -> Run:
+    """Than a workflow task may; then an approval, and it continues as new."""
+
+    async def thinks(_request: ModelRequest) -> Turn:
+        await asyncio.sleep(1.2)
+        return asks(call("look", "b"), call("pay", "c", amount=7))
+
+    run = await engine.start(
+        agent(execution="segments"), asks(call("look", "a")), thinks, says(), continue_as_new_after=2
+    )
+    await run.approve(await run.next_approval(PATIENCE), by="ann")
+    return await ends(engine, run)
