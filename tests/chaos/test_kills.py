@@ -16,12 +16,12 @@ from tests.chaos.harness import Target, chaos
 @pytest.mark.parametrize(
     ("targets", "kills", "execution"),
     [
-        (("engine",), 15, "steps"),
-        (("engine",), 15, "segments"),
+        (("engine",), 9, "steps"),
+        (("engine",), 9, "segments"),
         (("tools",), 5, "steps"),
         (("server",), 3, "steps"),
-        (("engine", "tools", "server"), 5, "steps"),
-        (("engine", "tools", "server"), 5, "segments"),
+        (("engine", "tools", "server"), 4, "steps"),
+        (("engine", "tools", "server"), 4, "segments"),
     ],
     ids=["engine", "engine-segments", "tool-worker", "server", "all", "all-segments"],
 )

@@ -21,8 +21,12 @@ async def written(ledger: Ledger, thread: str) -> None:
         await connection.execute(insert(threads).values(id=thread, tenant="default", created_at=NOON))
 
 
-async def test_a_cancelled_commit_is_waited_for_before_anybody_else_writes(tmp_path: Path) -> None:
-    ledger, let_go = await Ledger.open(Settings(root=tmp_path)), threading.Event()
+def test_a_cancelled_commit_is_waited_for_before_anybody_else_writes(tmp_path: Path) -> None:
+    asyncio.run(commit_that_is_cancelled(tmp_path))  # in a loop of its own, whose threads are busy
+
+
+async def commit_that_is_cancelled(root: Path) -> None:
+    ledger, let_go = await Ledger.open(Settings(root=root)), threading.Event()
     with ThreadPoolExecutor(1) as pool:
         asyncio.get_running_loop().set_default_executor(pool)
         held = pool.submit(let_go.wait, 20)  # the commit waits for its thread
