@@ -256,13 +256,16 @@ def _fresh_claim(insert_into: Any) -> Prepared:
     return Prepared(statement.on_conflict_do_nothing().returning(steps.c.number))
 
 
+# By whether the ledger is SQLite's: the two databases have their own words for a conflict.
+_CLAIM_FRESH = {True: _fresh_claim(sqlite.insert), False: _fresh_claim(postgresql.insert)}
+
+
 class Journal:
     """The step protocol on a ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._insert = (postgresql if not ledger.is_sqlite else sqlite).insert
-        self._claim_fresh = _fresh_claim(self._insert)
 
     async def claim(
         self,
@@ -295,7 +298,7 @@ class Journal:
                 await self._record(connection, claim, approval)
             try:
                 fresh = await connection.run(
-                    self._claim_fresh,
+                    _CLAIM_FRESH[self._ledger.is_sqlite],
                     run_id=claim.run_id,
                     number=claim.number,
                     kind=claim.kind,

@@ -12,6 +12,7 @@ import pytest
 
 from horarium.ledger.database import Ledger
 from horarium.settings import LedgerSettings, Settings
+from tests.support.ledgers import lay_out
 from tests.support.postgres import new_database, postgres_url
 
 Kind = Literal["sqlite", "postgres"]
@@ -64,6 +65,7 @@ async def fresh(
     async with AsyncExitStack() as stack:
 
         async def open_ledger() -> Ledger:
+            await lay_out(settings)
             opened = await Ledger.open(settings)
             stack.push_async_callback(opened.close)
             return opened

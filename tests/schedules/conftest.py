@@ -17,6 +17,7 @@ from horarium.ledger.database import Ledger
 from horarium.settings import Settings
 from tests.engine.conftest import beside_python, env
 from tests.support.engine import TUNING
+from tests.support.ledgers import open_ledger
 
 __all__ = ["env"]
 
@@ -43,7 +44,7 @@ async def engine_temporal(env: WorkflowEnvironment) -> AsyncIterator[Client]:
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     """A ledger that knows an agent."""
-    ledger = await Ledger.open(Settings(root=tmp_path))
+    ledger = await open_ledger(Settings(root=tmp_path))
     await Agents(ledger).register(Agent("clerk", model="local", tools=("pay", "look")))
     yield ledger
     await ledger.close()

@@ -23,6 +23,7 @@ from horarium.ledger.database import Ledger
 from horarium.project import Project
 from horarium.settings import Settings
 from horarium.tools import Tool
+from tests.support.ledgers import open_ledger
 from workers.engine import serve_engine
 
 PATIENCE = timedelta(seconds=30)
@@ -142,7 +143,7 @@ async def running_engine(
 ) -> AsyncIterator[Engine]:
     """An engine worker in this process, on `env`, with its ledger in `directory`."""
     settings = settings or Settings(root=directory)
-    ledger = await Ledger.open(settings)
+    ledger = await open_ledger(settings)
     model = ModelForTests()
     models = Models(settings)
     models.register("scripted", model)

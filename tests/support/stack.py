@@ -21,6 +21,7 @@ from typing import Literal
 from horarium.client import Client
 from horarium.errors import Unreachable
 from horarium.settings import SETTINGS_FILE, STATE_DIR, Settings
+from tests.support.ledgers import lay_out
 from workers.server import free_port, server_command
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -158,6 +159,7 @@ async def running_stack(
     _write_project(stack, agents or {}, tools_source, scripts or {}, settings)
     try:
         await stack.start_server()
+        await lay_out(stack.settings)
         stack.client = await Client.connect(stack.settings)
         try:
             for role in workers:
