@@ -9,24 +9,29 @@ import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 from temporalio.client import WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer
 
 from activities.models.base import ModelRequest, Turn
 from horarium.client import Run
+from horarium.conversion import data_converter
 from horarium.definitions import Agent, Limits
 from horarium.errors import ModelUnavailable
+from horarium.ledger.journal import Journal, StepRecord
 from horarium.ledger.schema import messages
 from horarium.protocol import RUN_SEGMENT, START_SEGMENT, Call, RunPlan, Segment
 from horarium.settings import Settings
 from horarium.toolhost import ToolThreads
 from horarium.tools import Effect
 from tests.engine.conftest import World
-from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, says
+from tests.support.engine import PATIENCE, Engine, asks, call, running_engine, sandbox, says
 from tests.support.intruder import ask_for
+from workflows.agent_run import AgentRun
 from workflows.commands import CallModel, CallTool, Command
 from workflows.machine_state import MachineState
 from workflows.segment import to_segment
@@ -214,6 +219,30 @@ async def test_a_segment_whose_run_is_gone_is_given_up_and_begins_nothing_more(e
 
     assert (world.looks, len(engine.model.requests)) == (0, 1)
     assert [(step.name, step.status) for step in await run.steps()][1:] == [("wait", "pending")]
+
+
+async def test_a_first_segment_that_breaks_goes_on_outside(
+    engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the ledger is away in that moment."""
+    of_run = Journal.of_run
+    asked: list[str] = []
+
+    async def away_at_first(self: Journal, run_id: str, **more: Any) -> list[StepRecord]:
+        asked.append(run_id)
+        if len(asked) == 1:
+            raise OSError("The ledger is away.")
+        return await of_run(self, run_id, **more)
+
+    monkeypatch.setattr(Journal, "of_run", away_at_first)
+    run = await engine.start(agent(), asks(call("look")), says("Seen."))
+
+    assert (await engine.finish(run)).output == "Seen."
+    history = await engine.env.client.get_workflow_handle(run.id).fetch_history()
+    assert ((await segments(engine, run))[:2], world.looks) == ((1, 1), 1)
+    await Replayer(workflows=[AgentRun], data_converter=data_converter, workflow_runner=sandbox()).replay_workflow(
+        history
+    )
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_failure_and_is_tried_again(engine: Engine) -> None:
