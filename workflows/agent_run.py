@@ -1100,9 +1100,12 @@ class AgentRun:
         """Once for each set of questions: what is settled meanwhile makes no new one."""
         if not machine.plan.tells_runs or machine.closed:
             return
-        waiting = machine.waiting_for() if machine.status == "requires_action" else ()
+        asks = machine.status == "requires_action"
+        waiting = machine.waiting_for() if asks or machine.plan.revision >= 2 else ()
         waits = tuple(f"{item.kind} {item.question or item.id}" for item in waiting)
         times, told = self._told_waits
+        if not asks:  # what is still open when it asks again was told before
+            waits = tuple(wait for wait in told if wait in waits)
         new = not set(waits) <= set(told)
         self._told_waits = (times + new, waits)
         if new:
