@@ -152,10 +152,10 @@ async def serve_engine(
         AlignedRunner(runner or UnsandboxedWorkflowRunner()),
         activations,
     )
-    agents_and_tools = {"agents": len(project.agents), "tools": len(project.tools)}
     try:
         async with present(ledger, [tool.spec for tool in project.tools.values()]), worker:
-            log.info("worker.started", pid=os.getpid(), queue=ENGINE_QUEUE, **agents_and_tools)
+            serves = {"agents": len(project.agents), "tools": len(project.tools)}
+            log.info("worker.started", pid=os.getpid(), queue=ENGINE_QUEUE, **serves)
             await keep_watch(temporal)
             await stop.wait()
     finally:

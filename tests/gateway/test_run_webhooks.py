@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from pydantic import ValidationError
 from standardwebhooks import Webhook as Verifier
 from temporalio.testing import WorkflowEnvironment
 
-from horarium.definitions import Agent, Limits
+from horarium.client import Run
+from horarium.definitions import Agent, ApprovalRule, Limits
 from horarium.settings import ApprovalsSettings, GatewaySettings, RunWebhook, Settings
 from tests.crash.rig import crash_stack
 from tests.engine.conftest import World
@@ -66,6 +68,34 @@ async def told(receiver: Server, path: str, count: int) -> list[dict[str, Any]]:
     """Wait until so many came to a path."""
     await until(lambda: len(receiver.at(path)) >= count, f"{path} was told {count} times", timeout=30)
     return [verified(request) for request in receiver.at(path)]
+
+
+async def test_a_wait_that_goes_on_while_the_run_works_is_told_once(
+    engine: Engine, receiver: Server, world: World
+) -> None:
+    plan = [ApprovalRule(tools=("wait",))]
+    run = await engine.start(
+        Agent("porter", model="scripted:lines", tools=["pay", "wait"], approvals=plan),
+        asks(call("wait", "a"), call("pay", "b", amount=1)),
+        says(),
+    )
+    await until(lambda: both_asked(run), "both are asked about", timeout=30)
+    waits, pays = await run.approvals()
+    await run.approve(waits, by="ann")
+    await engine.until(run, "in_progress")
+    await asyncio.wait_for(world.entered.wait(), PATIENCE.total_seconds())
+
+    world.released.set()
+    await engine.until(run, "requires_action")
+    await run.approve(pays, by="ann")
+    await engine.finish(run)
+
+    kinds = [one["type"] for one in await told(receiver, "/all", 2)]
+    assert kinds == ["run.requires_action", "run.completed"]
+
+
+async def both_asked(run: Run) -> bool:
+    return len(await run.approvals()) == 2
 
 
 async def test_a_receiver_is_told_once_of_each_wait_and_of_the_end_without_content(
